@@ -1,0 +1,483 @@
+"""What an instrumentation adds to a call and to a stream chunk, against the bare client and a hand-written floor.
+
+    uv run python benchmarks/overhead.py [--json] [--calls 100] [--streams 20] [--profile FOLDER]
+
+Each variant runs in a process of its own. Costs are CPU instructions counted by valgrind's callgrind where `valgrind`
+and a C compiler are installed, else nanoseconds of CPU time. README.md in this folder has the rules.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import concurrent.futures
+import ctypes
+import gc
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+VARIANTS = ("bare", "floor", "tierwise")
+WARM_UP = 20
+MODEL = "gpt-4o-mini"
+POLICY = f"""\
+tiers:
+  fast: [{MODEL}, gpt-4o]
+defaults:
+  objective: cost_per_success
+tasks:
+  extract:
+    candidates: [fast]
+    guardrails: {{success_rate: ">= 0.95", json_valid_rate: ">= 0.99", latency_p95: "<= 10s"}}
+  summary:
+    candidates: [fast]
+    guardrails: {{success_rate: ">= 0.95"}}
+"""
+TEXT_REPLY = "The quarterly figures show a steady rise in the number of orders from returning customers. " * 10
+JSON_REPLY = json.dumps(
+    {
+        "customer": {"name": "Ada Example", "city": "Kumasi", "vip": True, "balance": 1289.5},
+        "items": [{"sku": f"A-{n:04d}", "title": f"Article number {n}", "quantity": n, "price": n * 1.25} for n in range(10)],
+        "notes": ["delivered in two parts", "invoice by post"],
+    }
+)
+MESSAGES = [
+    {"role": "system", "content": "You answer briefly and precisely."},
+    {"role": "user", "content": "Summarise the order below for the accounting department. " * 4},
+]
+
+
+# --- replies -----------------------------------------------------------------------------------------------------
+
+
+def usage() -> dict[str, Any]:
+    """The usage block that OpenAI sends."""
+    return {
+        "prompt_tokens": 71,
+        "completion_tokens": 214,
+        "total_tokens": 285,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def completion(content: str) -> bytes:
+    """A chat completion's body with this content."""
+    message = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
+    body = {
+        "id": "chatcmpl-BenchmarkBenchmarkBenchmark01",
+        "object": "chat.completion",
+        "created": 1760000000,
+        "model": f"{MODEL}-2024-07-18",
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+        "usage": usage(),
+        "service_tier": "default",
+        "system_fingerprint": "fp_0123456789",
+    }
+    return json.dumps(body).encode()
+
+
+def stream(chunks: int) -> bytes:
+    """The events of a streamed completion: this many content chunks, the finish chunk and the usage chunk."""
+
+    def event(choices: list[dict[str, Any]], **more: Any) -> str:
+        body = {
+            "id": "chatcmpl-BenchmarkBenchmarkBenchmark01",
+            "object": "chat.completion.chunk",
+            "created": 1760000000,
+            "model": f"{MODEL}-2024-07-18",
+            "service_tier": "default",
+            "system_fingerprint": "fp_0123456789",
+            "choices": choices,
+        }
+        return f"data: {json.dumps(body | more)}\n\n"
+
+    def choice(delta: dict[str, Any], finish_reason: str | None = None) -> list[dict[str, Any]]:
+        return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}]
+
+    events = [event(choice({"content": " word"}), usage=None) for _ in range(chunks)]
+    events += [event(choice({}, "stop"), usage=None), event([], usage=usage()), "data: [DONE]\n\n"]
+    return "".join(events).encode()
+
+
+# --- one variant, in its own process -----------------------------------------------------------------------------
+
+
+class Callgrind:
+    """Counts instructions of each thread from inside the process; the figures stand in callgrind's dump files."""
+
+    unit = "instructions"
+
+    def __init__(self, library: str) -> None:
+        self._library = ctypes.CDLL(library)
+
+    def measure(self, name: str, calls: Callable[[], object], flush: Callable[[], object]) -> dict[str, int]:
+        """Run the calls, then flush, with a dump after each; the parent process reads the dumps."""
+        self._library.vg_zero()
+        self._library.vg_start()
+        calls()
+        self._library.vg_dump(f"{name}:calls".encode())
+        flush()
+        self._library.vg_stop()
+        self._library.vg_dump(f"{name}:flush".encode())
+        return {}
+
+
+class CpuTime:
+    """CPU time in nanoseconds: of the calling thread over the calls, and of all threads until everything is flushed."""
+
+    unit = "ns CPU"
+
+    def measure(self, name: str, calls: Callable[[], object], flush: Callable[[], object]) -> dict[str, int]:
+        """Run the calls, then flush; returns `caller` and `total` under the phase's name."""
+        thread, process = time.thread_time_ns(), time.process_time_ns()
+        calls()
+        caller = time.thread_time_ns() - thread
+        flush()
+        return {f"{name}:caller": caller, f"{name}:total": time.process_time_ns() - process}
+
+
+def run_variant(variant: str, *, folder: Path, calls: int, streams: int, library: str | None) -> None:
+    """Measure every phase of one variant and write what was recorded to `result.json` in the folder."""
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, PeriodicExportingMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+    class DiscardSpans(SpanExporter):
+        count = 0
+
+        def export(self, spans: Any) -> SpanExportResult:
+            self.count += len(spans)
+            return SpanExportResult.SUCCESS
+
+        def shutdown(self) -> None:
+            return None
+
+    class DiscardMetrics(MetricExporter):
+        last: Any = None
+
+        def export(self, metrics_data: Any, timeout_millis: float = 10_000, **_: Any) -> MetricExportResult:
+            self.last = metrics_data
+            return MetricExportResult.SUCCESS
+
+        def force_flush(self, timeout_millis: float = 10_000) -> bool:
+            return True
+
+        def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:
+            return None
+
+    spans, metrics = DiscardSpans(), DiscardMetrics()
+    tracer_provider = TracerProvider()
+    tracer_provider.add_span_processor(BatchSpanProcessor(spans, max_queue_size=8192))
+    meter_provider = MeterProvider([PeriodicExportingMetricReader(metrics)])
+
+    sync_client, async_client = make_clients()
+    task: Callable[[str], Any] = lambda _name: nullcontext()  # noqa: E731
+    flush_tierwise: Callable[[], object] = lambda: None  # noqa: E731
+    if variant == "floor":
+        sys.path.insert(0, str(HERE))
+        import floor  # type: ignore[import-not-found, unused-ignore]
+
+        floor.install(tracer_provider, meter_provider)
+    elif variant == "tierwise":
+        import tierwise
+
+        policy = folder / "tierwise.yaml"
+        policy.write_text(POLICY, encoding="utf-8")
+        given: dict[str, Any] = {"tracer_provider": tracer_provider, "meter_provider": meter_provider}
+        given |= {"config": str(policy), "store": str(folder / "tierwise.db")}
+        sync_client = tierwise.instrument(sync_client, **given)
+        async_client = tierwise.instrument(async_client, **given)
+        task, flush_tierwise = tierwise.task, tierwise.force_flush
+
+    def flush() -> None:
+        flush_tierwise()
+        tracer_provider.force_flush()
+        meter_provider.force_flush()
+
+    phases = make_phases(sync_client, async_client, task)
+    meter: Callgrind | CpuTime = Callgrind(library) if library else CpuTime()
+    figures: dict[str, int] = {}
+    made = 0
+    for run in phases.values():
+        run(3)
+        made += 3
+    if variant == "tierwise":
+        made += wait_for_prices(phases["text"], folder / "tierwise.db")
+    for name, run in phases.items():
+        count = streams if name.startswith("stream") else calls
+        run(WARM_UP if count > 1 else 1)
+        flush()
+        gc.collect()
+        made += WARM_UP if count > 1 else 1
+        figures |= meter.measure(name, lambda run=run, count=count: run(count), flush)  # type: ignore[misc]
+        made += count
+    recorded = {"made": made, "spans": spans.count, **metric_counts(metrics.last)}
+    if variant == "tierwise":
+        recorded |= store_counts(folder / "tierwise.db")
+        tierwise.shutdown()
+    (folder / "result.json").write_text(json.dumps({"figures": figures, "recorded": recorded}), encoding="utf-8")
+    tracer_provider.shutdown()
+    meter_provider.shutdown()
+
+
+def make_clients() -> tuple[Any, Any]:
+    """A sync and an async client whose transport answers at once."""
+    import httpx2
+    from openai import AsyncOpenAI, OpenAI
+
+    bodies = {"json": completion(JSON_REPLY), "text": completion(TEXT_REPLY)}
+    bodies |= {f"stream{n}": stream(n) for n in (200, 400)}
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        kind = request.headers["x-reply"]
+        media = "text/event-stream" if kind.startswith("stream") else "application/json"
+        return httpx2.Response(200, content=bodies[kind], headers={"content-type": media, "x-request-id": "req_1"})
+
+    sync_http = httpx2.Client(transport=httpx2.MockTransport(answer))
+    async_http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+    return OpenAI(api_key="sk-none", http_client=sync_http), AsyncOpenAI(api_key="sk-none", http_client=async_http)
+
+
+def make_phases(sync_client: Any, async_client: Any, task: Callable[[str], Any]) -> dict[str, Callable[[int], None]]:
+    """What is measured: each phase makes the number of calls that it is given."""
+    common: dict[str, Any] = {"model": MODEL, "messages": MESSAGES, "temperature": 0.2, "max_tokens": 600}
+    as_json = common | {"response_format": {"type": "json_object"}, "extra_headers": {"x-reply": "json"}}
+    as_text = common | {"extra_headers": {"x-reply": "text"}}
+    loop = asyncio.new_event_loop()
+
+    def plain(name: str, request: dict[str, Any]) -> Callable[[int], None]:
+        def run(count: int) -> None:
+            for _ in range(count):
+                with task(name):
+                    sync_client.chat.completions.create(**request)
+
+        return run
+
+    async def concurrently(count: int) -> None:
+        for _ in range(count):
+            with task("extract"):
+                await async_client.chat.completions.create(**as_json)
+
+    def streamed(chunks: int) -> Callable[[int], None]:
+        request = common | {"extra_headers": {"x-reply": f"stream{chunks}"}, "stream": True}
+        request |= {"stream_options": {"include_usage": True}}
+
+        def run(count: int) -> None:
+            for _ in range(count):
+                with task("summary"):
+                    for _chunk in sync_client.chat.completions.create(**request):
+                        pass
+
+        return run
+
+    return {
+        "json": plain("extract", as_json),
+        "text": plain("summary", as_text),
+        "async": lambda count: loop.run_until_complete(concurrently(count)),
+        "stream200": streamed(200),
+        "stream400": streamed(400),
+    }
+
+
+# --- what was recorded -------------------------------------------------------------------------------------------
+
+
+def wait_for_prices(run: Callable[[int], None], store: Path) -> int:
+    """Make calls until a stored one has a cost (prices load in the background); returns how many were made."""
+    import tierwise
+
+    for made in range(1, 201):
+        run(1)
+        tierwise.force_flush()
+        if store_counts(store)["unpriced_last"] == 0:
+            return made
+        time.sleep(0.1)
+    raise SystemExit("the model has no price after 200 calls: is it in the catalogue?")
+
+
+def store_counts(path: Path) -> dict[str, int]:
+    """Rows in the store, rows whose outcome is `success`, rows without cost among the last 100."""
+    import sqlite3
+
+    connection = sqlite3.connect(path)
+    try:
+        query = "SELECT count(*), sum(outcome = 'success') FROM calls"
+        rows, successes = connection.execute(query).fetchone()
+        last = "SELECT sum(cost_usd IS NULL) FROM (SELECT cost_usd FROM calls ORDER BY rowid DESC LIMIT 1)"
+        return {"rows": rows, "successes": successes, "unpriced_last": connection.execute(last).fetchone()[0] or 0}
+    finally:
+        connection.close()
+
+
+def metric_counts(data: Any) -> dict[str, int]:
+    """How many values each histogram holds and what each counter of calls sums to, by metric name."""
+    counts: dict[str, int] = {}
+    for resource in data.resource_metrics if data else ():
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                points = metric.data.data_points
+                if hasattr(points[0], "count"):
+                    counts[metric.name] = sum(point.count for point in points)
+                elif metric.name == "tierwise.calls":
+                    counts[metric.name] = sum(point.value for point in points)
+    return counts
+
+
+def check(variant: str, recorded: Mapping[str, int]) -> None:
+    """Stop with a message unless everything that was made was recorded."""
+    made = recorded["made"]
+    expected: dict[str, int] = {} if variant == "bare" else {"spans": made, "gen_ai.client.operation.duration": made}
+    if variant != "bare":
+        expected["gen_ai.client.token.usage"] = 2 * made
+    if variant == "tierwise":
+        expected |= {"rows": made, "successes": made, "tierwise.calls": made, "tierwise.call.duration": made}
+    wrong = {name: recorded.get(name) for name, count in expected.items() if recorded.get(name) != count}
+    if wrong:
+        raise SystemExit(f"{variant}: {made} calls were made, but recorded were {wrong}; expected {expected}")
+
+
+# --- the parent process ------------------------------------------------------------------------------------------
+
+
+def build_counter(folder: Path) -> str | None:
+    """Compile callgrind.c; `None` where valgrind or a compiler is missing."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or shutil.which("valgrind") is None:
+        return None
+    library = folder / "vg.so"
+    done = subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", str(library), str(HERE / "callgrind.c")], capture_output=True, check=False
+    )
+    return str(library) if done.returncode == 0 else None
+
+
+def measure_variant(variant: str, *, root: Path, calls: int, streams: int, library: str | None) -> dict[str, int]:
+    """Run one variant in a process of its own; returns `phase:caller` and `phase:total` in the unit."""
+    folder = root / variant
+    folder.mkdir()
+    command = [sys.executable, str(HERE / "overhead.py"), "--variant", variant, "--folder", str(folder)]
+    command += ["--calls", str(calls), "--streams", str(streams)]
+    if library:
+        grind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--separate-threads=yes"]
+        command = [*grind, f"--callgrind-out-file={folder}/cg.out", *command, "--library", library]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "TIERWISE_", "OPENAI_"))}
+    done = subprocess.run(
+        command, env=clean | {"PYTHONHASHSEED": "0"}, cwd=folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise SystemExit(f"the {variant} process failed with {done.returncode}:\n{done.stderr[-4000:]}")
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    check(variant, result["recorded"])
+    return result["figures"] or read_dumps(folder)
+
+
+def read_dumps(folder: Path) -> dict[str, int]:
+    """Sum callgrind's dumps, one file a thread and dump, into `phase:caller` and `phase:total`."""
+    figures: dict[str, int] = {}
+    for path in sorted(folder.glob("cg.out*")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        label = re.search(r"^desc: Trigger: Client Request: (\S+):(calls|flush)$", text, re.M)
+        thread, total = re.search(r"^thread: (\d+)$", text, re.M), re.search(r"^(?:totals|summary): (\d+)", text, re.M)
+        if label is None or thread is None or total is None:
+            continue
+        name, part, instructions = label[1], label[2], int(total[1])
+        figures[f"{name}:total"] = figures.get(f"{name}:total", 0) + instructions
+        if part == "calls" and thread[1] == "1":
+            figures[f"{name}:caller"] = figures.get(f"{name}:caller", 0) + instructions
+    return figures
+
+
+def summarise(figures: Mapping[str, Mapping[str, int]], *, calls: int, streams: int, unit: str) -> dict[str, Any]:
+    """What each variant adds to the bare client, per call and per chunk, and tierwise as a multiple of the floor."""
+
+    def added(variant: str, key: str) -> float:
+        return (figures[variant][key] - figures["bare"][key]) / calls
+
+    def chunk(variant: str) -> float:
+        slopes = {v: figures[v]["stream400:total"] - figures[v]["stream200:total"] for v in (variant, "bare")}
+        return (slopes[variant] - slopes["bare"]) / (streams * 200)
+
+    summary: dict[str, Any] = {"unit": unit}
+    if "tierwise" in figures:
+        keys = {"plain": "json", "text": "text", "async": "async"}
+        for name, phase in keys.items():
+            for side in ("caller", "total") if name != "async" else ("total",):
+                ratio = added("tierwise", f"{phase}:{side}") / added("floor", f"{phase}:{side}")
+                summary[f"{name}_vs_floor_{side}"] = round(ratio, 3)
+        summary["chunk"] = round(chunk("tierwise"))
+    summary["chunk_floor"] = round(chunk("floor"))
+    summary["added_per_call"] = {
+        variant: {f"{p}_{s}": round(added(variant, f"{p}:{s}")) for p in ("json", "text", "async") for s in ("caller", "total")}
+        for variant in figures
+        if variant != "bare"
+    }
+    bare = figures["bare"]
+    summary["bare_per_call"] = {p: round(bare[f"{p}:caller"] / calls) for p in ("json", "text", "async")}
+    summary["bare_per_call"]["stream200"] = round(bare["stream200:caller"] / streams)
+    summary["calls"], summary["streams"] = calls, streams
+    return summary
+
+
+def print_table(summary: Mapping[str, Any]) -> None:
+    """The summary for a reader."""
+    unit = summary["unit"]
+    bare = summary["bare_per_call"]
+    print(f"bare client, a call: JSON reply {bare['json']:,} {unit}, text {bare['text']:,}, async {bare['async']:,}")
+    for variant, added in summary["added_per_call"].items():
+        parts = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in added.items())
+        print(f"{variant} adds: {parts} {unit}")
+    for name in ("plain", "text", "async"):
+        for side in ("caller", "total"):
+            if (key := f"{name}_vs_floor_{side}") in summary:
+                print(f"{key}: {summary[key]:.2f} x floor")
+    print(f"a chunk: {summary.get('chunk', '-')} {unit}, floor {summary['chunk_floor']}")
+
+
+def main() -> None:
+    """Measure all variants, or, as a child process, one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--calls", type=int, default=100, help="calls in each of the call phases")
+    parser.add_argument("--streams", type=int, default=20, help="streams of 200 and of 400 chunks")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="which to run; bare and floor are needed")
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time even where valgrind is installed")
+    parser.add_argument("--keep", type=Path, help="keep callgrind's dumps in this folder, for callgrind_annotate")
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--library", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    sizes: dict[str, Any] = {"calls": given.calls, "streams": given.streams}
+    if given.variant:
+        run_variant(given.variant, folder=given.folder, library=given.library, **sizes)
+        return
+    with tempfile.TemporaryDirectory(prefix="tierwise-overhead-") as temporary:
+        root = given.keep or Path(temporary)
+        root.mkdir(parents=True, exist_ok=True)
+        library = None if given.cpu_time else build_counter(root)
+        names = given.variants.split(",")
+        with concurrent.futures.ThreadPoolExecutor(max_workers=2 if library else 1) as pool:
+            jobs = {n: pool.submit(measure_variant, n, root=root.resolve(), library=library, **sizes) for n in names}
+            figures = {name: job.result() for name, job in jobs.items()}
+    summary = summarise(figures, **sizes, unit=Callgrind.unit if library else CpuTime.unit)
+    print(json.dumps(summary, indent=2)) if given.json else print_table(summary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Configuration: tierwise.yaml to `core.policy`, discovery, settings. pydantic and ruamel load only with a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tierwise.config.discovery import audit_path, find_config, find_root, route_path, store_path
+from tierwise.config.loader import Findings, check_policy, check_text, load_policy
+from tierwise.config.settings import Settings, read_settings
+from tierwise.config.yamlfile import Finding
+
+__all__ = [
+    "Finding",
+    "Findings",
+    "Settings",
+    "audit_path",
+    "check_policy",
+    "check_text",
+    "find_config",
+    "find_root",
+    "json_schema",
+    "load_policy",
+    "read_settings",
+    "route_path",
+    "store_path",
+]
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of tierwise.yaml, for editors and CI."""
+    from tierwise.config.spec import json_schema as build
+
+    return build()

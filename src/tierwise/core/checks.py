@@ -1,0 +1,280 @@
+"""Checks: what an application asks of an answer besides being there, and the built-in ones."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from tierwise.core.call import CheckResult
+from tierwise.core.jsonform import ABSENT, parse_or_absent
+
+if TYPE_CHECKING:
+    from tierwise.core.ports import CompileSchema, ParseJson, SchemaCheck
+
+CheckSubject = Literal["text", "value", "logprob"]
+CheckFunction = Callable[[Any], bool | float | None]
+"""Takes the answer's text, its parsed JSON value or its mean token log probability; returns a verdict or a score."""
+
+_MAX_CHARS: Final = 1_000_000
+"""Built-in checks look at this much of a text."""
+_MAX_REGEX_CHARS: Final = 65_536
+_BULLETS: Final = frozenset("-*+•‣◦▪●–—")
+_NUMBER: Final = re.compile(
+    r"(?:(?<![0-9A-Za-z.)])[-−])?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3}(?![0-9]))?"
+    r"|(?:(?<![0-9A-Za-z.)])[-−])?(?<![0-9])\.[0-9]+"
+)
+_TAIL_CHARS: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One registered check: a function of the text, the JSON value or the mean log probability, and its threshold.
+
+    The function returns a bool, a score in [0, 1], or `None` when it has nothing to say about this answer.
+    """
+
+    name: str
+    function: CheckFunction
+    on: CheckSubject = "text"
+    threshold: float = 1.0
+
+    def run(
+        self, text: str, parse_json: ParseJson, *, value: object = ABSENT, mean_logprob: float | None = None
+    ) -> CheckResult | None:
+        """Apply the check to one answer; `None` when it does not apply.
+
+        `value` saves parsing the text again. Without any JSON value a check on the value scores 0; without log
+        probabilities a check on them does not apply. Whatever the function raises comes through; a result that is
+        neither bool nor a number in [0, 1] raises `ValueError` or `TypeError`.
+        """
+        if self.on == "text":
+            result = self.function(text)
+        elif self.on == "logprob":
+            result = None if mean_logprob is None else self.function(mean_logprob)
+        else:
+            if value is ABSENT:
+                value = parse_or_absent(text, parse_json)
+                if value is ABSENT:
+                    return CheckResult(name=self.name, score=0.0, passed=False)
+            result = self.function(value)
+        if result is None:
+            return None
+        score = float(result)
+        if not 0.0 <= score <= 1.0:
+            msg = f"check {self.name!r} returned {result!r}: return a bool or a score in [0, 1]"
+            raise ValueError(msg)
+        return CheckResult(name=self.name, score=score, passed=score >= self.threshold)
+
+
+def make_check(
+    function: CheckFunction, *, name: str | None = None, on: CheckSubject | None = None, threshold: float = 1.0
+) -> Check:
+    """A `Check` of a function; built-in functions know what they look at and bring their own names."""
+    if not 0.0 <= threshold <= 1.0:
+        msg = f"check threshold {threshold!r} is outside [0, 1]"
+        raise ValueError(msg)
+    subject: CheckSubject = on or getattr(function, "tierwise_on", "text")
+    if subject not in ("text", "value", "logprob"):
+        msg = f"check subject {subject!r} is unknown: use 'text', 'value' or 'logprob'"
+        raise ValueError(msg)
+    label = name or getattr(function, "__name__", None) or type(function).__name__
+    return Check(name=label, function=function, on=subject, threshold=threshold)
+
+
+def _builtin(function: CheckFunction, name: str, on: CheckSubject = "text") -> CheckFunction:
+    function.__name__ = name  # type: ignore[attr-defined]
+    function.tierwise_on = on  # type: ignore[attr-defined]
+    return function
+
+
+def bullets(count: int) -> CheckFunction:
+    """The text has exactly `count` list items at its outermost level (dashes, stars, dots or numbers)."""
+
+    def check(text: str) -> bool:
+        indents = [indent for line in _prose_lines(text) if (indent := _item_indent(line)) is not None]
+        return sum(indent < min(indents) + 2 for indent in indents) == count
+
+    return _builtin(check, f"bullets({count})")
+
+
+def _prose_lines(text: str) -> list[str]:
+    """The lines outside of code fences."""
+    lines: list[str] = []
+    fence = ""
+    for line in text[:_MAX_CHARS].split("\n"):
+        start = line.strip()[:3]
+        if start in ("```", "~~~") and (not fence or start == fence):
+            fence = "" if fence else start
+        elif not fence:
+            lines.append(line)
+    return lines
+
+
+def _item_indent(line: str) -> int | None:
+    """How far a list item is indented, in columns; `None` for any other line."""
+    line = line.expandtabs(4)
+    body = line.lstrip(" ")
+    indent = len(line) - len(body)
+    if not body:
+        return None
+    if body[0] in _BULLETS:
+        marker = 1
+    else:
+        digits = len(body) - len(body.lstrip("0123456789"))
+        if not 0 < digits <= 3 or body[digits : digits + 1] not in (".", ")"):
+            return None
+        marker = digits + 1
+    rest = body[marker:]
+    if not rest.startswith(" ") or not rest.strip(" -*_"):
+        return None
+    return indent
+
+
+def markdown_table(*, columns: int | Sequence[str] | None = None, min_rows: int = 1) -> CheckFunction:
+    """The text holds a Markdown table with a header, `min_rows` rows or more, and these columns.
+
+    `columns` is a number, or the header's names in order (case is ignored); every row has as many cells as the header.
+    """
+    names = None if columns is None or isinstance(columns, int) else [str(name).strip().casefold() for name in columns]
+    width = columns if isinstance(columns, int) else None if names is None else len(names)
+
+    def check(text: str) -> bool:
+        lines = [_cells(line) for line in _prose_lines(text)]
+        for index in range(1, len(lines)):
+            if _is_delimiter(lines[index]) and lines[index - 1] and _table_holds(lines, index, width, names, min_rows):
+                return True
+        return False
+
+    label = "" if columns is None else str(columns) if isinstance(columns, int) else ",".join(str(c) for c in columns)
+    return _builtin(check, f"markdown_table({label})")
+
+
+def _table_holds(
+    lines: list[list[str]], delimiter: int, width: int | None, names: list[str] | None, min_rows: int
+) -> bool:
+    header = lines[delimiter - 1]
+    if len(lines[delimiter]) != len(header) or (width is not None and len(header) != width):
+        return False
+    if names is not None and [cell.strip("*_ `").casefold() for cell in header] != names:
+        return False
+    rows = 0
+    for row in lines[delimiter + 1 :]:
+        if not row:
+            break
+        if len(row) != len(header):
+            return False
+        rows += 1
+    return rows >= min_rows
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a table row; none for a line without a pipe."""
+    line = line.strip().replace("\\|", "\0")
+    if "|" not in line:
+        return []
+    return [cell.strip().replace("\0", "|") for cell in line.removeprefix("|").removesuffix("|").split("|")]
+
+
+def _is_delimiter(cells: list[str]) -> bool:
+    return bool(cells) and all("-" in cell and not cell.removeprefix(":").removesuffix(":").strip("-") for cell in cells)
+
+
+def contains(wanted: str | Sequence[str], *, ignore_case: bool = False) -> CheckFunction:
+    """The share of the wanted texts that occur in the answer: 1.0 when all do."""
+    texts = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    if not texts:
+        msg = "contains() needs at least one text to look for"
+        raise ValueError(msg)
+    needles = tuple(text.casefold() for text in texts) if ignore_case else texts
+
+    def check(text: str) -> float:
+        haystack = text[:_MAX_CHARS]
+        if ignore_case:
+            haystack = haystack.casefold()
+        return sum(needle in haystack for needle in needles) / len(needles)
+
+    return _builtin(check, "contains")
+
+
+def regex(pattern: str | re.Pattern[str]) -> CheckFunction:
+    """The pattern is found in the first 65,536 characters; a pattern that does not compile raises `ValueError` at once.
+
+    The pattern is the application's own: one that backtracks without end costs what it costs.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        msg = f"regex check: {pattern!r} is not a regular expression: {error}"
+        raise ValueError(msg) from error
+    return _builtin(lambda text: compiled.search(text[:_MAX_REGEX_CHARS]) is not None, "regex")
+
+
+def json_schema(
+    schema: Mapping[str, object] | SchemaCheck, *, compile_schema: CompileSchema | None = None
+) -> CheckFunction:
+    """The answer's JSON value holds the schema: a compiled check, or a JSON Schema and what compiles it."""
+    if isinstance(schema, Mapping):
+        if compile_schema is None:
+            msg = "json_schema() was given a schema and nothing to compile it with: pass compile_schema="
+            raise ValueError(msg)
+        holds = compile_schema(schema)
+    else:
+        holds = schema
+    return _builtin(lambda value: holds(value), "json_schema", "value")
+
+
+def max_chars(count: int) -> CheckFunction:
+    """The text has at most `count` characters."""
+    return _builtin(lambda text: len(text) <= count, f"max_chars({count})")
+
+
+def equals_number(expected: float, *, tolerance: float = 1e-9) -> CheckFunction:
+    """The last number in the text is `expected`, give or take `tolerance`: "6 minutes", "$9.90", "1,234.5".
+
+    Commas group thousands, a dot is the decimal point; the number is looked for in the last 20,000 characters.
+    """
+
+    def check(text: str) -> bool:
+        number = final_number(text)
+        return number is not None and abs(number - expected) <= tolerance
+
+    return _builtin(check, f"equals_number({expected:g})")
+
+
+def final_number(text: str) -> float | None:
+    """The last finite number in a text, or `None`."""
+    last: str | None = None
+    for match in _NUMBER.finditer(text[-_TAIL_CHARS:]):
+        last = match.group()
+    if last is None:
+        return None
+    number = float(last.replace(",", "").replace("−", "-"))
+    return number if math.isfinite(number) else None
+
+
+def min_confidence(*, field: str | None = None, logprob: float | None = None) -> CheckFunction:
+    """How sure the model says it is, or how sure its tokens are. Exactly one of both is given.
+
+    `field` names a number in [0, 1] in the JSON value (dots go into objects); the number is the score, and the check's
+    threshold decides; a missing or odd value scores 0. `logprob` is the least mean log probability of the answer's
+    tokens (0 or below), where the response has log probabilities; without them the check does not apply.
+    """
+    if (field is None) == (logprob is None):
+        msg = "min_confidence() takes either field= or logprob="
+        raise ValueError(msg)
+    if logprob is not None:
+        least = logprob
+        return _builtin(lambda mean: mean >= least, "min_confidence(logprob)", "logprob")
+    path = (field or "").split(".")
+
+    def check(value: object) -> float:
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            return 0.0
+        return float(value)
+
+    return _builtin(check, f"min_confidence({field})", "value")

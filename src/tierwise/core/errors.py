@@ -1,0 +1,30 @@
+"""The exceptions that tierwise raises: one root, a handful of kinds.
+
+- `TierwiseError`
+    - `ConfigError`: tierwise.yaml, an environment variable or an argument is wrong
+    - `StoreError`: the embedded store cannot be opened, read or written
+    - `EvidenceError`: evidence is missing, partial or cannot be read
+    - `RouteError`: the route file is broken, locked or changed under us
+"""
+
+from __future__ import annotations
+
+
+class TierwiseError(Exception):
+    """Root of all errors of tierwise; the message says what is wrong, where, and what to do next."""
+
+
+class ConfigError(TierwiseError):
+    """Configuration is wrong; raised at `instrument()` and by the command line, never at a call."""
+
+
+class StoreError(TierwiseError):
+    """The embedded store cannot be opened, read or written."""
+
+
+class EvidenceError(TierwiseError):
+    """Evidence is missing, partial or unreadable."""
+
+
+class RouteError(TierwiseError):
+    """The route file is broken, locked, or has changed since it was read."""

@@ -1,0 +1,118 @@
+"""What a team wants, as plain values: objective, guardrail metrics, task policies. The YAML side is in config/."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from tierwise.core.call import Risk
+
+ObjectiveKind = Literal["cost_per_success", "latency_p50", "latency_p95", "success_rate", "loss"]
+METRICS: Final[tuple[str, ...]] = (
+    "success_rate", "json_valid_rate", "json_fenced_rate", "format_rate", "truncation_rate", "empty_rate", "error_rate",
+    "refusal_rate", "retry_rate", "escalation_rate", "acceptance_rate", "check_score", "latency_p50", "latency_p95",
+    "latency_p99", "ttft_p50", "ttft_p95", "cost_per_call", "cost_per_success", "output_tokens",
+)  # fmt: skip
+"""Metrics that a guardrail may name; rates and scores in [0, 1], latencies in seconds, costs in USD."""
+
+WILDCARD: Final = "*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What is minimised (or, for `success_rate`, maximised). `value_of_success_usd` belongs to `loss` alone."""
+
+    kind: ObjectiveKind = "cost_per_success"
+    value_of_success_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardrailMetric:
+    """A limit that a candidate must hold: `metric op limit`, in the metric's own unit."""
+
+    metric: str
+    op: Literal[">=", "<="]
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ladder:
+    """How one run escalates: after which outcomes, what local clean-up is allowed, how far."""
+
+    escalate_on: tuple[str, ...] = ()
+    cleanup: tuple[str, ...] = ()
+    max_rungs: int = 3
+    budget_usd: float | None = None
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """Draft by one model, improvement by a stronger one."""
+
+    model: str
+    draft: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPolicy:
+    """One task's policy with defaults applied and tiers expanded into candidates, best-liked first.
+
+    `tiers` keeps the tier name of each candidate (`""` when it was named directly). Fractions are in [0, 1], times in
+    seconds. `confidence` is 1 - alpha.
+    """
+
+    task: str
+    candidates: tuple[str, ...]
+    tiers: tuple[str, ...] = ()
+    objective: Objective = field(default_factory=Objective)
+    guardrails: tuple[GuardrailMetric, ...] = ()
+    confidence: float = 0.95
+    min_improvement: float = 0.05
+    margin: float = 0.05
+    min_runs: int = 30
+    min_buckets: int = 10
+    cooldown_s: float = 12 * 3600.0
+    apply: Literal["recommend", "auto"] = "recommend"
+    explore: float | Literal["adaptive"] = 0.0
+    explore_budget_usd_per_day: float | None = None
+    risk: Risk | None = None
+    require_proof: bool = False
+    expects: Literal["json", "text"] | None = None
+    schema: Mapping[str, object] | None = None
+    check_threshold: float = 1.0
+    ladder: Ladder = field(default_factory=Ladder)
+    review: Review | None = None
+
+    @property
+    def needs_proof(self) -> bool:
+        """High risk or an explicit demand: guardrails must be proven, not only hold."""
+        return self.require_proof or self.risk == "high"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A named candidate: upstream, model and parameters behind the name; a bare model name stands for itself."""
+
+    name: str
+    model: str
+    upstream: str | None = None
+    params: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The whole policy: tiers, named models, price overrides (USD per million tokens by kind), task policies."""
+
+    tasks: Mapping[str, TaskPolicy] = field(default_factory=dict)
+    default: TaskPolicy | None = None
+    """The policy of `"*"`: tasks nobody named."""
+    tiers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    models: Mapping[str, ModelSpec] = field(default_factory=dict)
+    prices: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    path: str | None = None
+
+    def for_task(self, task: str) -> TaskPolicy | None:
+        """The policy of a task, else that of `"*"`, else `None`."""
+        return self.tasks.get(task, self.default)

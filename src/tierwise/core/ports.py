@@ -1,0 +1,95 @@
+"""The Protocols through which outer layers hand their abilities to inner ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from tierwise.core.call import Call, Request, Run, TaskContext
+from tierwise.core.cost import Rates
+
+ParseJson = Callable[[str], object]
+"""Strict RFC 8259 parser: returns the value, raises `ValueError` for anything else (NaN, trailing text, depth over 200)."""
+
+SchemaCheck = Callable[[object], bool]
+"""True when a parsed JSON value holds the schema; never raises."""
+
+CompileSchema = Callable[[Mapping[str, object]], SchemaCheck]
+"""Compiles a JSON Schema; raises `ValueError` naming what is wrong with it."""
+
+
+class PriceBook(Protocol):
+    """Looks up what a model's tokens cost."""
+
+    @property
+    def ready(self) -> bool:
+        """False while the catalogue is still loading in the background."""
+        ...
+
+    def rates(
+        self, *, provider: str, model: str, service_tier: str | None, response_model: str | None = None
+    ) -> Rates | None:
+        """The rates in force now, or `None` for a model without a known price (remembered, warned about once).
+
+        An override for the request model wins, then one for the response model, then the catalogue's entry for the
+        response model, then for the request model.
+        """
+        ...
+
+
+class Sink(Protocol):
+    """Receives finished calls and runs in batches on the worker's thread."""
+
+    def write(self, batch: Sequence[Call | Run]) -> None:
+        """Record a batch; may raise, the worker counts and logs it."""
+        ...
+
+    def flush(self) -> None:
+        """Make everything written so far durable or exported."""
+        ...
+
+    def close(self) -> None:
+        """Release resources; nothing is written afterwards."""
+        ...
+
+
+class Span(Protocol):
+    """The part of an OpenTelemetry span that the hook needs; opaque to it otherwise."""
+
+    def is_recording(self) -> bool: ...
+
+
+class Recorder(Protocol):
+    """Turns a call into telemetry: `start` before the request, `finish` exactly once after it."""
+
+    def start(self, request: Request, context: TaskContext, started_at_ns: int) -> Span:
+        """Start a CLIENT span (a no-op span where nothing records)."""
+        ...
+
+    def activate(self, span: Span) -> object:
+        """Make the span current on this thread or task; returns a token for `deactivate`."""
+        ...
+
+    def deactivate(self, token: object) -> None:
+        """Undo `activate`; never raises."""
+        ...
+
+    def ids(self, span: Span) -> tuple[int, int]:
+        """(trace id, span id), zeros when the span is not valid."""
+        ...
+
+    def finish(self, span: Span, call: Call, *, price_later: Callable[[Call], Call] | None = None) -> None:
+        """Set the remaining attributes, end the span and queue the call for metrics and store.
+
+        With `price_later` (the catalogue is still loading) the worker prices the call, then ends the span with its
+        true end time.
+        """
+        ...
+
+    def finish_run(self, run: Run) -> None:
+        """Queue a finished run of several calls."""
+        ...
+
+    def internal_error(self, where: str, error: BaseException) -> None:
+        """Log once per place and count a fault inside tierwise; re-raises when TIERWISE_RAISE=1."""
+        ...

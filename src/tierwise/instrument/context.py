@@ -1,0 +1,324 @@
+"""The task around a call: `task()` as context manager and decorator, carried in a contextvar."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Literal, TypeVar, cast, overload
+
+from tierwise.core.call import Call, Risk, Run, TaskContext
+from tierwise.core.errors import ConfigError
+from tierwise.core.ports import Recorder
+
+F = TypeVar("F", bound=Callable[..., Any])
+_MAX_NAME = 200
+
+
+class RunState:
+    """What a run given a `run_id` has seen so far: filled by its calls, closed by the end of its `task()` block."""
+
+    __slots__ = ("_calls", "_closed", "_lock", "_open", "_recorder", "_started_at_ns", "_t0", "first", "last", "unpriced", "usd")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open = 0
+        self._calls = 0
+        self._closed = False
+        self._recorder: Recorder | None = None
+        self._started_at_ns = 0
+        self._t0 = 0.0
+        self.first: Call | None = None
+        self.last: Call | None = None
+        self.usd = 0.0
+        self.unpriced = False
+
+    def begin(self, recorder: Recorder) -> int:
+        """Count a call in; returns its place in the run, from 0."""
+        with self._lock:
+            if self._recorder is None:
+                self._recorder, self._started_at_ns, self._t0 = recorder, time.time_ns(), time.perf_counter()
+            place = self._calls
+            self._calls += 1
+            self._open += 1
+            return place
+
+    def done(self, call: Call) -> None:
+        """Take a finished call; the last one to finish after the block's end ends the run."""
+        with self._lock:
+            self._open -= 1
+            if call.rung == 0:
+                self.first = call
+            if self.last is None or call.rung >= self.last.rung:
+                self.last = call
+            if call.cost is not None:
+                self.usd += call.cost.amount_usd
+            elif call.outcome not in ("error", "rejected", "cancelled"):
+                self.unpriced = True
+            ended = self._closed and self._open == 0
+        if ended:
+            self._finish()
+
+    def close(self) -> None:
+        """The block ended: no further call joins."""
+        with self._lock:
+            already, self._closed = self._closed, True
+            ended = not already and self._open == 0
+        if ended:
+            self._finish()
+
+    def _finish(self) -> None:
+        first, last, recorder = self.first or self.last, self.last, self._recorder
+        if first is None or last is None or recorder is None:
+            return
+        recorder.finish_run(
+            Run(
+                run_id=first.context.run_id or "",
+                task=first.task,
+                candidate=first.candidate,
+                epoch=first.epoch,
+                arm=first.arm,
+                grade=first.grade,
+                started_at_ns=self._started_at_ns,
+                duration_s=time.perf_counter() - self._t0,
+                calls=self._calls,
+                success=last.outcome == "success",
+                outcome=last.outcome,
+                cost_usd=None if self.unpriced else self.usd,
+                provider=first.request.provider,
+            )
+        )
+
+
+class Scope:
+    """One entered `task()`: its context, and its run when it has a `run_id`."""
+
+    __slots__ = ("context", "run")
+
+    def __init__(self, context: TaskContext) -> None:
+        self.context = context
+        self.run = RunState() if context.run_id is not None else None
+
+
+_scope: ContextVar[Scope | None] = ContextVar("tierwise_task", default=None)
+_bench: ContextVar[tuple[str, int] | None] = ContextVar("tierwise_bench", default=None)
+
+
+def current_scope() -> Scope | None:
+    """The innermost entered task, or `None`."""
+    return _scope.get()
+
+
+def current_bench() -> tuple[str, int] | None:
+    """(session, round) of the bench round around this call, or `None`."""
+    return _bench.get()
+
+
+@contextmanager
+def bench_round(session: str, number: int) -> Iterator[None]:
+    """Stamp the calls made inside with a bench session and round: an evidence bucket of its own."""
+    token = _bench.set((session, number))
+    try:
+        yield
+    finally:
+        _reset(_bench, token)
+
+
+def _reset(variable: ContextVar[Any], token: Token[Any]) -> None:
+    try:
+        variable.reset(token)
+    except ValueError:  # entered in another context (a generator moved between tasks): there is nothing to restore here
+        return
+
+
+class Task:
+    """A named kind of work: `with task("summary"):`, `async with …`, or a decorator. Reusable and re-entrant."""
+
+    def __init__(self, context: TaskContext) -> None:
+        self._context = context
+        self._entered: list[tuple[Scope, Token[Scope | None]]] = []
+
+    def __enter__(self) -> TaskContext:
+        scope = Scope(self._context)
+        self._entered.append((scope, _scope.set(scope)))
+        return self._context
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        scope, token = self._entered.pop()
+        _reset(_scope, token)
+        if scope.run is not None:
+            scope.run.close()
+
+    async def __aenter__(self) -> TaskContext:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+    def __call__(self, function: F) -> F:
+        """Decorate a sync, async, generator or async generator function: each invocation is one entered task."""
+        context = self._context
+        if inspect.isasyncgenfunction(function):
+
+            @functools.wraps(function)
+            def async_generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+                return _drive_async(function(*args, **kwargs), Scope(context))
+
+            return cast(F, async_generator)
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def coroutine(*args: Any, **kwargs: Any) -> Any:
+                with Task(context):
+                    return await function(*args, **kwargs)
+
+            return cast(F, coroutine)
+        if inspect.isgeneratorfunction(function):
+
+            @functools.wraps(function)
+            def generator(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+                return _drive(function(*args, **kwargs), Scope(context))
+
+            return cast(F, generator)
+
+        @functools.wraps(function)
+        def plain(*args: Any, **kwargs: Any) -> Any:
+            with Task(context):
+                return function(*args, **kwargs)
+
+        return cast(F, plain)
+
+
+def _drive(inner: Generator[Any, Any, Any], scope: Scope) -> Generator[Any, Any, Any]:
+    """Run a generator with the task set while it runs and unset while it is suspended."""
+    step: Callable[[], Any] = functools.partial(next, inner)
+    try:
+        while True:
+            token = _scope.set(scope)
+            try:
+                item = step()
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                _reset(_scope, token)
+            try:
+                sent = yield item
+            except GeneratorExit:
+                inner.close()
+                raise
+            except BaseException:
+                step = functools.partial(inner.throw, cast(BaseException, sys.exc_info()[1]))
+            else:
+                step = functools.partial(inner.send, sent)
+    finally:
+        if scope.run is not None:
+            scope.run.close()
+
+
+async def _drive_async(inner: AsyncGenerator[Any, Any], scope: Scope) -> AsyncGenerator[Any, Any]:
+    step: Callable[[], Any] = inner.__anext__
+    try:
+        while True:
+            token = _scope.set(scope)
+            try:
+                item = await step()
+            except StopAsyncIteration:
+                return
+            finally:
+                _reset(_scope, token)
+            try:
+                sent = yield item
+            except GeneratorExit:
+                await inner.aclose()
+                raise
+            except BaseException:
+                step = functools.partial(inner.athrow, cast(BaseException, sys.exc_info()[1]))
+            else:
+                step = functools.partial(inner.asend, sent)
+    finally:
+        if scope.run is not None:
+            scope.run.close()
+
+
+@overload
+def task(name: F, /) -> F: ...
+@overload
+def task(
+    name: str,
+    *,
+    risk: Risk | None = None,
+    expects: Literal["json", "text"] | None = None,
+    schema: Mapping[str, object] | None = None,
+    labels: Mapping[str, str] | None = None,
+    prompt_version: str | None = None,
+    run_id: str | None = None,
+    randomised: bool = False,
+    route: bool = True,
+) -> Task: ...
+def task(
+    name: str | F,
+    *,
+    risk: Risk | None = None,
+    expects: Literal["json", "text"] | None = None,
+    schema: Mapping[str, object] | None = None,
+    labels: Mapping[str, str] | None = None,
+    prompt_version: str | None = None,
+    run_id: str | None = None,
+    randomised: bool = False,
+    route: bool = True,
+) -> Task | F:
+    """Name the kind of work that the calls inside belong to.
+
+    `with tierwise.task("strict-json", expects="json"): …`, `@tierwise.task("summary")`, or bare `@tierwise.task`, which
+    takes the function's name. The innermost task wins over `instrument(client, task=)`.
+
+    `risk` is `low`, `normal` or `high`; `expects="json"` or a JSON `schema` makes every answer be judged as JSON;
+    `labels` are the application's own; `prompt_version` opens a new epoch when it changes; calls inside one `run_id`
+    are one run, which ends with the block; `randomised=True` declares that the application drew the model at random;
+    `route=False` keeps the calls out of routing.
+
+    Raises `ConfigError` for an empty name, an unknown risk or expectation.
+    """
+    if callable(name):
+        return task(name.__name__)(name)
+    if not isinstance(name, str) or not name.strip():
+        raise ConfigError(f"task name must be a non-empty string, got {name!r}; write tierwise.task('summary')")
+    if risk not in (None, "low", "normal", "high"):
+        raise ConfigError(f"task {name!r}: risk must be 'low', 'normal' or 'high', got {risk!r}")
+    if expects not in (None, "json", "text"):
+        raise ConfigError(f"task {name!r}: expects must be 'json' or 'text', got {expects!r}")
+    context = TaskContext(
+        name=name[:_MAX_NAME],
+        risk=risk,
+        expects=expects,
+        schema=schema,
+        labels=dict(labels) if labels else {},
+        prompt_version=prompt_version,
+        run_id=run_id,
+        randomised=randomised,
+        route=route,
+    )
+    return Task(context)
+
+
+@functools.lru_cache(maxsize=1024)
+def _named(name: str) -> TaskContext:
+    return TaskContext(name=name)
+
+
+def effective_context(scope: Scope | None, default_task: str) -> TaskContext:
+    """The task of a call made now: the innermost `task()`, else the client's default; bench stamps added."""
+    context = scope.context if scope is not None else _named(default_task)
+    bench = _bench.get()
+    if bench is not None:
+        return replace(context, session=bench[0], round=bench[1], randomised=True)
+    return context

@@ -1,0 +1,312 @@
+"""Chat completions: requests, responses and chunk streams, with the oddities of compatible servers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tierwise.core.call import Answer, Request, Usage
+from tierwise.core.outcome import Choice, ToolCall
+from tierwise.instrument.dialects.base import Endpoint, Reading
+from tierwise.instrument.dialects.values import (
+    content_text,
+    error_type_of,
+    extra,
+    fields,
+    get,
+    integer,
+    number,
+    strings,
+    text_of,
+    usage_of,
+)
+
+_JSON_FORMATS: Final = ("json_schema", "json_object")
+
+
+def response_format_type(body: Mapping[str, Any]) -> str | None:
+    """`type` of `response_format`, when it is a mapping."""
+    wanted = body.get("response_format")
+    kind = wanted.get("type") if isinstance(wanted, Mapping) else None
+    return kind if isinstance(kind, str) else None
+
+
+def tool_call_of(call: Any) -> ToolCall:
+    """A tool call of a whole message: a function with JSON arguments, or a custom tool with free text."""
+    function = get(call, "function")
+    if function is not None:
+        arguments = get(function, "arguments")
+        return ToolCall(name=text_of(get(function, "name")) or "", arguments=arguments if isinstance(arguments, str) else None)
+    custom = get(call, "custom")
+    text = get(custom, "input")
+    return ToolCall(name=text_of(get(custom, "name")) or "", arguments=text if isinstance(text, str) else None, json=False)
+
+
+def choice_of(choice: Any) -> Choice:
+    """One choice of a whole response."""
+    found = fields(choice)
+    message = found.get("message")
+    reason = found.get("finish_reason")
+    said = fields(message)
+    content = said.get("content")
+    calls = said.get("tool_calls")
+    legacy = said.get("function_call")
+    tools: tuple[ToolCall, ...] = tuple(map(tool_call_of, calls)) if isinstance(calls, list) else ()
+    if legacy is not None and not tools:
+        tools = (tool_call_of({"function": fields(legacy)}),)
+    refusal = said.get("refusal")
+    return Choice(
+        text=content if content is None or isinstance(content, str) else content_text(content),
+        refusal=refusal if isinstance(refusal, str) and refusal else None,
+        finish_reason=reason if isinstance(reason, str) else None,
+        tool_calls=tools,
+        has_audio=said.get("audio") is not None,
+        has_other_output=bool(extra(message, "images")),
+    )
+
+
+class _ChoiceState:
+    """What one choice of a stream has said so far."""
+
+    __slots__ = ("audio", "finish_reason", "other", "refusal", "texts", "tools")
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.refusal: list[str] = []
+        self.finish_reason: str | None = None
+        self.tools: dict[Any, list[Any]] = {}
+        self.audio = False
+        self.other = False
+
+    def odd(self, delta: Any, found: dict[str, Any]) -> None:
+        """The rarer parts of a delta."""
+        refusal = found.get("refusal")
+        if isinstance(refusal, str):
+            self.refusal.append(refusal)
+        content = found.get("content")
+        if content is not None and not isinstance(content, str):
+            text = content_text(content)
+            if text:
+                self.texts.append(text)
+        calls = found.get("tool_calls")
+        if isinstance(calls, list):
+            for call in calls:
+                self._tool(call)
+        legacy = found.get("function_call")
+        if legacy is not None:
+            self._tool({"index": 0, "function": legacy})
+        if found.get("audio") is not None or extra(delta, "audio") is not None:
+            self.audio = True
+        if extra(delta, "images"):
+            self.other = True
+
+    def _tool(self, call: Any) -> None:
+        index, call_id = get(call, "index"), get(call, "id")
+        if index is None:  # Mistral and others leave the index out; a new id is a new call
+            index = call_id if call_id and call_id not in self.tools else next(reversed(self.tools), 0)
+        state = self.tools.setdefault(index, ["", [], True])
+        function = get(call, "function")
+        if function is None and get(call, "custom") is not None:
+            function, state[2] = get(call, "custom"), False
+        name, arguments = get(function, "name"), get(function, "arguments" if state[2] else "input")
+        if isinstance(name, str) and name:
+            state[0] = name
+        if isinstance(arguments, str):
+            state[1].append(arguments)
+        elif isinstance(arguments, dict):
+            state[2] = False
+
+    def choice(self) -> Choice:
+        texts, refusal = self.texts, self.refusal
+        return Choice(
+            text="".join(texts) if texts else None,
+            refusal=("".join(refusal) or None) if refusal else None,
+            finish_reason=self.finish_reason,
+            tool_calls=tuple(
+                ToolCall(name=name, arguments="".join(parts), json=json) for name, parts, json in self.tools.values()
+            ),
+            has_audio=self.audio,
+            has_other_output=self.other,
+        )
+
+
+class ChatStream:
+    """Reads a stream of chat completion chunks (also used for legacy completions)."""
+
+    __slots__ = ("_choices", "_first", "_id", "_model", "_tier", "_fingerprint", "_usage", "error_type")
+
+    def __init__(self) -> None:
+        self._choices: dict[Any, _ChoiceState] = {0: _ChoiceState()}
+        self._first = True
+        self._id: str | None = None
+        self._model: str | None = None
+        self._tier: str | None = None
+        self._fingerprint: str | None = None
+        self._usage: Any = None
+        self.error_type: str | None = None
+
+    def see(self, chunk: Any) -> bool:
+        """Take note of a chunk; true when it holds usage and no choices."""
+        found = fields(chunk)
+        choices = found.get("choices")
+        usage = found.get("usage")
+        if self._first or usage is not None or not choices:
+            self._frame(chunk, found, usage)
+        if not choices:
+            return usage is not None
+        for choice in choices:
+            one = fields(choice)
+            delta = one.get("delta")
+            index = one.get("index")
+            state = self._choices.get(0 if index is None else index)
+            if state is None:
+                state = self._choices[index] = _ChoiceState()
+            said = fields(delta)
+            content = said.get("content")
+            if content.__class__ is str:
+                if content:
+                    state.texts.append(content)
+            elif delta is None:
+                text = one.get("text")
+                if isinstance(text, str):
+                    state.texts.append(text)
+            if (
+                said.get("tool_calls") is not None
+                or said.get("refusal") is not None
+                or said.get("function_call") is not None
+                or (content is not None and content.__class__ is not str)
+                or getattr(delta, "__pydantic_extra__", None)
+            ):
+                state.odd(delta, said)
+            reason = one.get("finish_reason")
+            if reason is not None and isinstance(reason, str) and reason:
+                state.finish_reason = reason
+                self._frame(chunk, found, usage)
+        return False
+
+    @property
+    def finished(self) -> bool:
+        """Every choice has given its finish reason."""
+        return all(state.finish_reason for state in self._choices.values())
+
+    def _frame(self, chunk: Any, found: dict[str, Any], usage: Any) -> None:
+        """What stands around the choices: identity, tier, usage. Early chunks may leave it empty."""
+        if not self._id:
+            self._id = text_of(found.get("id"))
+        model = text_of(found.get("model"))
+        if model:
+            self._model = model
+        self._first = not (self._id and self._model)
+        self._tier = text_of(found.get("service_tier")) or self._tier
+        self._fingerprint = text_of(found.get("system_fingerprint")) or self._fingerprint
+        if usage is not None:
+            self._usage = usage
+        else:
+            groq = extra(chunk, "x_groq")
+            if groq is not None and get(groq, "usage") is not None:
+                self._usage = get(groq, "usage")
+        error = extra(chunk, "error")
+        if error:
+            self.error_type = error_type_of(error)
+
+    def reading(self) -> Reading:
+        """What the stream has held so far; the last usage counts, it may be cumulative."""
+        states = [self._choices[index] for index in sorted(self._choices, key=str)]
+        choices = tuple(state.choice() for state in states)
+        reasons = tuple(choice.finish_reason or "error" for choice in choices)
+        return Reading(
+            answer=Answer(
+                id=self._id,
+                model=self._model,
+                finish_reasons=reasons if any(choice.finish_reason for choice in choices) else (),
+                service_tier=self._tier,
+                system_fingerprint=self._fingerprint,
+                output_chars=sum(len(choice.text) for choice in choices if choice.text),
+            ),
+            usage=usage_of(self._usage),
+            choices=choices,
+            error_type=self.error_type,
+        )
+
+
+class Chat:
+    """`POST /chat/completions`."""
+
+    expects_answer = True
+    asks_usage = True
+
+    def request(self, body: Mapping[str, Any], endpoint: Endpoint, *, stream: bool) -> Request:
+        """Read the request body; odd values are left out."""
+        get_ = body.get
+        wanted = response_format_type(body)
+        limit = integer(get_("max_completion_tokens"))
+        choices = integer(get_("n"))
+        is_json = wanted in _JSON_FORMATS
+        return Request(
+            operation="chat",
+            api_type="chat_completions",
+            provider=endpoint.provider,
+            model=text_of(get_("model")) or "",
+            server_address=endpoint.address,
+            server_port=endpoint.port,
+            stream=stream,
+            expects_json=is_json,
+            output_type="json" if is_json else ("text" if wanted == "text" else None),
+            temperature=number(get_("temperature")),
+            top_p=number(get_("top_p")),
+            frequency_penalty=number(get_("frequency_penalty")),
+            presence_penalty=number(get_("presence_penalty")),
+            max_tokens=integer(get_("max_tokens")) if limit is None else limit,
+            seed=integer(get_("seed")),
+            choice_count=choices if choices != 1 else None,
+            stop_sequences=strings(get_("stop")),
+            reasoning_level=text_of(get_("reasoning_effort")),
+            service_tier=text_of(get_("service_tier")),
+        )
+
+    def response(self, value: Any) -> Reading:
+        """Read a whole response."""
+        found = fields(value)
+        listed = found.get("choices")
+        error = extra(value, "error") or found.get("error")
+        choices = tuple(map(choice_of, listed)) if isinstance(listed, list) else ()
+        usage: Usage | None = usage_of(found.get("usage"))
+        reasons = tuple([choice.finish_reason or "error" for choice in choices])
+        chars = 0
+        for choice in choices:
+            if choice.text:
+                chars += len(choice.text)
+        return Reading(
+            answer=Answer(
+                id=text_of(found.get("id")),
+                model=text_of(found.get("model")),
+                finish_reasons=reasons if any(choice.finish_reason for choice in choices) else (),
+                service_tier=text_of(found.get("service_tier")),
+                system_fingerprint=text_of(found.get("system_fingerprint")),
+                output_chars=chars,
+            ),
+            usage=usage,
+            choices=choices,
+            error_type=error_type_of(error) if error and not choices else None,
+        )
+
+    def stream(self) -> ChatStream:
+        """A reader for one stream."""
+        return ChatStream()
+
+    def output_schema(self, body: Mapping[str, Any]) -> Mapping[str, object] | None:
+        """The schema of `response_format: {type: json_schema}`."""
+        if response_format_type(body) != "json_schema":
+            return None
+        schema = get(body["response_format"].get("json_schema"), "schema")
+        return schema if isinstance(schema, Mapping) else None
+
+    def tool_schema(self, body: Mapping[str, Any], name: str) -> Mapping[str, object] | None:
+        """The schema of a function tool's parameters."""
+        tools = body.get("tools")
+        for tool in tools if isinstance(tools, (list, tuple)) else ():
+            function = get(tool, "function")
+            if get(function, "name") == name:
+                schema = get(function, "parameters")
+                return schema if isinstance(schema, Mapping) else None
+        return None

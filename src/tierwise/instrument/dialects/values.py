@@ -1,0 +1,139 @@
+"""Reading values that somebody else made: models, dicts and sentinels, never trusted, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from tierwise.core.call import Usage
+
+_MAX_TEXT: Final = 256
+_EMPTY: Final[dict[str, Any]] = {}
+
+
+def fields(value: Any) -> dict[str, Any]:
+    """The fields of a response model or mapping as a dict (the model's own, not a copy); empty for anything else."""
+    if type(value) is dict:
+        return value
+    try:
+        found: dict[str, Any] = value.__dict__
+    except AttributeError:
+        return dict(value) if isinstance(value, Mapping) else _EMPTY
+    return found if type(found) is dict else _EMPTY
+
+
+def extra(value: Any, name: str) -> Any:
+    """A field that the client's model does not declare (kept by pydantic as an extra), or `None`."""
+    found = getattr(value, "__pydantic_extra__", None)
+    return found.get(name) if type(found) is dict else None
+
+
+def get(value: Any, name: str) -> Any:
+    """A declared or undeclared field of a model or mapping, or `None`."""
+    found = fields(value).get(name)
+    return extra(value, name) if found is None else found
+
+
+def text_of(value: Any) -> str | None:
+    """A short identifier: a non-empty string, cut at 256 characters; anything else is `None`."""
+    return value[:_MAX_TEXT] if isinstance(value, str) and value else None
+
+
+def number(value: Any) -> float | None:
+    """A number as float; booleans, sentinels and strings are `None`."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def integer(value: Any) -> int | None:
+    """An integer; booleans, sentinels and other types are `None`."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def count(value: Any) -> int | None:
+    """A token count: a non-negative integer below 2**53 (floats that are whole included), else `None`."""
+    if type(value) is int:
+        return value if 0 <= value < 1 << 53 else None
+    if isinstance(value, float) and value.is_integer() and 0 <= value < 1 << 53:
+        return int(value)
+    return None
+
+
+def strings(value: Any) -> tuple[str, ...] | None:
+    """A string or a sequence of strings as a tuple, else `None`."""
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, Sequence) and value and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    return None
+
+
+def content_text(value: Any) -> str | None:
+    """The text of a message: a string, or the text parts of a list (reasoning parts are not the answer)."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, (list, tuple)):
+        parts = [part if isinstance(part, str) else get(part, "text") for part in value]
+        found = [part for part in parts if isinstance(part, str)]
+        return "".join(found) if found else None
+    return None
+
+
+def provider_cost(usage: Any) -> float | None:
+    """The cost that a provider states beside its token counts (OpenRouter's `usage.cost`), USD."""
+    stated = get(usage, "cost")
+    if isinstance(stated, Mapping):
+        stated = stated.get("total_cost", stated.get("total"))
+    if isinstance(stated, str):
+        try:
+            stated = float(stated)
+        except ValueError:
+            return None
+    found = number(stated)
+    return found if found is not None and 0 <= found < 1e9 else None
+
+
+def usage_of(usage: Any) -> Usage | None:
+    """Token counts under the chat API's names or the responses API's; `None` when there are none.
+
+    Details may be null or missing; what is not reported stays `None`.
+    """
+    if usage is None:
+        return None
+    found = fields(usage)
+    first, second = found.get("prompt_tokens"), found.get("completion_tokens")
+    inputs, outputs = found.get("prompt_tokens_details"), found.get("completion_tokens_details")
+    if first is None and second is None:
+        first, second = get(usage, "input_tokens"), get(usage, "output_tokens")
+        inputs, outputs = get(usage, "input_tokens_details"), get(usage, "output_tokens_details")
+    input_tokens, output_tokens = count(first), count(second)
+    if input_tokens is None and output_tokens is None:
+        return None
+    cached = count(get(inputs, "cached_tokens")) if inputs is not None else None
+    if cached is None:
+        cached = count(get(usage, "prompt_cache_hit_tokens"))
+    written = None
+    if inputs is not None:
+        written = count(get(inputs, "cache_write_tokens"))
+        if written is None:
+            written = count(get(inputs, "cache_creation_tokens"))
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cache_read_tokens=cached,
+        cache_write_tokens=written,
+        reasoning_tokens=count(get(outputs, "reasoning_tokens")) if outputs is not None else None,
+        input_audio_tokens=count(get(inputs, "audio_tokens")) if inputs is not None else None,
+        output_audio_tokens=count(get(outputs, "audio_tokens")) if outputs is not None else None,
+        provider_cost_usd=provider_cost(usage),
+    )
+
+
+def error_type_of(error: Any) -> str:
+    """A low-cardinality name for an error body: its code or type when that is a short word, else `_OTHER`."""
+    for name in ("code", "type"):
+        found = get(error, name)
+        if isinstance(found, int) and not isinstance(found, bool):
+            return str(found)[:64]
+        if isinstance(found, str) and 0 < len(found) <= 64 and found.replace("_", "").replace("-", "").replace(".", "").isalnum():
+            return found
+    return "_OTHER"

@@ -1,0 +1,28 @@
+"""The console entry `tierwise`: says how to install the extra where it is missing, else hands over to the group."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the command line; exit 0 is fine, 1 a finding, 2 wrong use or configuration, 130 Ctrl-C."""
+    try:
+        import click  # noqa: F401
+        import rich  # noqa: F401
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("click", "rich"):
+            raise
+        sys.stderr.write(
+            "tierwise: the command line is an extra and is not installed\n  pip install 'tierwise[cli]'\n"
+            "Instrumentation works without it.\n"
+        )
+        return 2
+    from tierwise.surfaces.cli.group import cli
+
+    cli.main(prog_name="tierwise")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
