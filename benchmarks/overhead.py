@@ -1,8 +1,8 @@
 """What an instrumentation adds to a call and to a stream chunk, against the bare client and a hand-written floor.
 
-    uv run python benchmarks/overhead.py [--json] [--calls 100] [--streams 20] [--profile FOLDER]
+    uv run python benchmarks/overhead.py [--json] [--calls 100] [--streams 20] [--keep FOLDER]
 
-Each variant runs in a process of its own. Costs are CPU instructions counted by valgrind's callgrind where `valgrind`
+Each phase of each variant runs in a process of its own. Costs are CPU instructions counted by valgrind's callgrind where `valgrind`
 and a C compiler are installed, else nanoseconds of CPU time. README.md in this folder has the rules.
 """
 
@@ -28,6 +28,14 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = ("bare", "floor", "tierwise")
+PHASES = ("json", "text", "async", "stream200", "stream400")
+RATIOS = (
+    ("plain_vs_floor_caller", "json", "caller"),
+    ("plain_vs_floor_total", "json", "total"),
+    ("text_vs_floor_caller", "text", "caller"),
+    ("text_vs_floor_total", "text", "total"),
+    ("async_vs_floor_total", "async", "total"),
+)
 WARM_UP = 20
 MODEL = "gpt-4o-mini"
 POLICY = f"""\
@@ -47,7 +55,9 @@ TEXT_REPLY = "The quarterly figures show a steady rise in the number of orders f
 JSON_REPLY = json.dumps(
     {
         "customer": {"name": "Ada Example", "city": "Kumasi", "vip": True, "balance": 1289.5},
-        "items": [{"sku": f"A-{n:04d}", "title": f"Article number {n}", "quantity": n, "price": n * 1.25} for n in range(10)],
+        "items": [
+            {"sku": f"A-{n:04d}", "title": f"Article number {n}", "quantity": n, "price": n * 1.25} for n in range(10)
+        ],
         "notes": ["delivered in two parts", "invoice by post"],
     }
 )
@@ -126,15 +136,14 @@ class Callgrind:
     def __init__(self, library: str) -> None:
         self._library = ctypes.CDLL(library)
 
-    def measure(self, name: str, calls: Callable[[], object], flush: Callable[[], object]) -> dict[str, int]:
-        """Run the calls, then flush, with a dump after each; the parent process reads the dumps."""
+    def measure(self, calls: Callable[[], object], flush: Callable[[], object]) -> dict[str, int]:
+        """Run the calls, then flush. A dump holds the calling thread; the other threads' are written at the exit."""
         self._library.vg_zero()
         self._library.vg_start()
         calls()
-        self._library.vg_dump(f"{name}:calls".encode())
+        self._library.vg_dump(b"calls")
         flush()
         self._library.vg_stop()
-        self._library.vg_dump(f"{name}:flush".encode())
         return {}
 
 
@@ -143,17 +152,17 @@ class CpuTime:
 
     unit = "ns CPU"
 
-    def measure(self, name: str, calls: Callable[[], object], flush: Callable[[], object]) -> dict[str, int]:
-        """Run the calls, then flush; returns `caller` and `total` under the phase's name."""
+    def measure(self, calls: Callable[[], object], flush: Callable[[], object]) -> dict[str, int]:
+        """Run the calls, then flush; returns `caller` and `total`."""
         thread, process = time.thread_time_ns(), time.process_time_ns()
         calls()
         caller = time.thread_time_ns() - thread
         flush()
-        return {f"{name}:caller": caller, f"{name}:total": time.process_time_ns() - process}
+        return {"caller": caller, "total": time.process_time_ns() - process}
 
 
-def run_variant(variant: str, *, folder: Path, calls: int, streams: int, library: str | None) -> None:
-    """Measure every phase of one variant and write what was recorded to `result.json` in the folder."""
+def run_phase(variant: str, phase: str, *, folder: Path, count: int, library: str | None) -> None:
+    """Measure one phase of one variant and write the figures and what was recorded to `result.json` in the folder."""
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, PeriodicExportingMetricReader
     from opentelemetry.sdk.trace import TracerProvider
@@ -211,23 +220,16 @@ def run_variant(variant: str, *, folder: Path, calls: int, streams: int, library
         tracer_provider.force_flush()
         meter_provider.force_flush()
 
-    phases = make_phases(sync_client, async_client, task)
+    run = make_phases(sync_client, async_client, task)[phase]
     meter: Callgrind | CpuTime = Callgrind(library) if library else CpuTime()
-    figures: dict[str, int] = {}
-    made = 0
-    for run in phases.values():
-        run(3)
-        made += 3
+    made = WARM_UP if not phase.startswith("stream") else 2
+    run(made)
     if variant == "tierwise":
-        made += wait_for_prices(phases["text"], folder / "tierwise.db")
-    for name, run in phases.items():
-        count = streams if name.startswith("stream") else calls
-        run(WARM_UP if count > 1 else 1)
-        flush()
-        gc.collect()
-        made += WARM_UP if count > 1 else 1
-        figures |= meter.measure(name, lambda run=run, count=count: run(count), flush)  # type: ignore[misc]
-        made += count
+        made += wait_for_prices(run, folder / "tierwise.db")
+    flush()
+    gc.collect()
+    figures = meter.measure(lambda: run(count), flush)
+    made += count
     recorded = {"made": made, "spans": spans.count, **metric_counts(metrics.last)}
     if variant == "tierwise":
         recorded |= store_counts(folder / "tierwise.db")
@@ -368,12 +370,12 @@ def build_counter(folder: Path) -> str | None:
     return str(library) if done.returncode == 0 else None
 
 
-def measure_variant(variant: str, *, root: Path, calls: int, streams: int, library: str | None) -> dict[str, int]:
-    """Run one variant in a process of its own; returns `phase:caller` and `phase:total` in the unit."""
-    folder = root / variant
+def measure(variant: str, phase: str, *, root: Path, count: int, library: str | None) -> dict[str, int]:
+    """Run one phase of one variant in a process of its own; returns `caller` and `total` in the unit."""
+    folder = root / f"{variant}-{phase}"
     folder.mkdir()
-    command = [sys.executable, str(HERE / "overhead.py"), "--variant", variant, "--folder", str(folder)]
-    command += ["--calls", str(calls), "--streams", str(streams)]
+    command = [sys.executable, str(HERE / "overhead.py"), "--variant", variant, "--phase", phase]
+    command += ["--folder", str(folder), "--count", str(count)]
     if library:
         grind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--separate-threads=yes"]
         command = [*grind, f"--callgrind-out-file={folder}/cg.out", *command, "--library", library]
@@ -382,55 +384,52 @@ def measure_variant(variant: str, *, root: Path, calls: int, streams: int, libra
         command, env=clean | {"PYTHONHASHSEED": "0"}, cwd=folder, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise SystemExit(f"the {variant} process failed with {done.returncode}:\n{done.stderr[-4000:]}")
+        raise SystemExit(f"{variant}, {phase}: the process failed with {done.returncode}:\n{done.stderr[-4000:]}")
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    check(variant, result["recorded"])
+    check(f"{variant}, {phase}", result["recorded"])
     return result["figures"] or read_dumps(folder)
 
 
 def read_dumps(folder: Path) -> dict[str, int]:
-    """Sum callgrind's dumps, one file a thread and dump, into `phase:caller` and `phase:total`."""
-    figures: dict[str, int] = {}
+    """Sum callgrind's dumps, one file a thread and dump; the first dump of the first thread is the caller's side."""
+    figures = {"caller": 0, "total": 0}
     for path in sorted(folder.glob("cg.out*")):
         text = path.read_text(encoding="utf-8", errors="replace")
-        label = re.search(r"^desc: Trigger: Client Request: (\S+):(calls|flush)$", text, re.M)
-        thread, total = re.search(r"^thread: (\d+)$", text, re.M), re.search(r"^(?:totals|summary): (\d+)", text, re.M)
-        if label is None or thread is None or total is None:
+        if (totals := re.search(r"^totals: (\d+)", text, re.M)) is None:
             continue
-        name, part, instructions = label[1], label[2], int(total[1])
-        figures[f"{name}:total"] = figures.get(f"{name}:total", 0) + instructions
-        if part == "calls" and thread[1] == "1":
-            figures[f"{name}:caller"] = figures.get(f"{name}:caller", 0) + instructions
+        figures["total"] += int(totals[1])
+        if re.search(r"^desc: Trigger: Client Request: calls$", text, re.M):
+            figures["caller"] += int(totals[1])
     return figures
 
 
-def summarise(figures: Mapping[str, Mapping[str, int]], *, calls: int, streams: int, unit: str) -> dict[str, Any]:
+def summarise(
+    figures: Mapping[tuple[str, str], Mapping[str, int]], *, calls: int, streams: int, unit: str
+) -> dict[str, Any]:
     """What each variant adds to the bare client, per call and per chunk, and tierwise as a multiple of the floor."""
 
-    def added(variant: str, key: str) -> float:
-        return (figures[variant][key] - figures["bare"][key]) / calls
+    def added(variant: str, phase: str, side: str) -> float:
+        return (figures[variant, phase][side] - figures["bare", phase][side]) / calls
 
     def chunk(variant: str) -> float:
-        slopes = {v: figures[v]["stream400:total"] - figures[v]["stream200:total"] for v in (variant, "bare")}
-        return (slopes[variant] - slopes["bare"]) / (streams * 200)
+        slopes = [figures[v, "stream400"]["total"] - figures[v, "stream200"]["total"] for v in (variant, "bare")]
+        return (slopes[0] - slopes[1]) / (streams * 200)
 
+    variants = [variant for variant in VARIANTS if (variant, "json") in figures]
     summary: dict[str, Any] = {"unit": unit}
-    if "tierwise" in figures:
-        keys = {"plain": "json", "text": "text", "async": "async"}
-        for name, phase in keys.items():
-            for side in ("caller", "total") if name != "async" else ("total",):
-                ratio = added("tierwise", f"{phase}:{side}") / added("floor", f"{phase}:{side}")
-                summary[f"{name}_vs_floor_{side}"] = round(ratio, 3)
+    if "tierwise" in variants:
+        for name, phase, side in RATIOS:
+            summary[name] = round(added("tierwise", phase, side) / added("floor", phase, side), 3)
         summary["chunk"] = round(chunk("tierwise"))
     summary["chunk_floor"] = round(chunk("floor"))
     summary["added_per_call"] = {
-        variant: {f"{p}_{s}": round(added(variant, f"{p}:{s}")) for p in ("json", "text", "async") for s in ("caller", "total")}
-        for variant in figures
-        if variant != "bare"
+        variant: {
+            f"{p}_{s}": round(added(variant, p, s)) for p in ("json", "text", "async") for s in ("caller", "total")
+        }
+        for variant in variants[1:]
     }
-    bare = figures["bare"]
-    summary["bare_per_call"] = {p: round(bare[f"{p}:caller"] / calls) for p in ("json", "text", "async")}
-    summary["bare_per_call"]["stream200"] = round(bare["stream200:caller"] / streams)
+    summary["bare_per_call"] = {p: round(figures["bare", p]["caller"] / calls) for p in ("json", "text", "async")}
+    summary["bare_per_call"]["stream200"] = round(figures["bare", "stream200"]["caller"] / streams)
     summary["calls"], summary["streams"] = calls, streams
     return summary
 
@@ -443,40 +442,54 @@ def print_table(summary: Mapping[str, Any]) -> None:
     for variant, added in summary["added_per_call"].items():
         parts = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in added.items())
         print(f"{variant} adds: {parts} {unit}")
-    for name in ("plain", "text", "async"):
-        for side in ("caller", "total"):
-            if (key := f"{name}_vs_floor_{side}") in summary:
-                print(f"{key}: {summary[key]:.2f} x floor")
+    for name, _, _ in RATIOS:
+        if name in summary:
+            print(f"{name}: {summary[name]:.2f} x floor")
     print(f"a chunk: {summary.get('chunk', '-')} {unit}, floor {summary['chunk_floor']}")
 
 
 def main() -> None:
-    """Measure all variants, or, as a child process, one."""
+    """Measure all variants, or, as a child process, one phase of one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--calls", type=int, default=100, help="calls in each of the call phases")
     parser.add_argument("--streams", type=int, default=20, help="streams of 200 and of 400 chunks")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="which to run; bare and floor are needed")
     parser.add_argument("--cpu-time", action="store_true", help="measure CPU time even where valgrind is installed")
-    parser.add_argument("--keep", type=Path, help="keep callgrind's dumps in this folder, for callgrind_annotate")
+    parser.add_argument("--keep", type=Path, help="keep callgrind's dumps in this new folder, for callgrind_annotate")
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--library", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    sizes: dict[str, Any] = {"calls": given.calls, "streams": given.streams}
     if given.variant:
-        run_variant(given.variant, folder=given.folder, library=given.library, **sizes)
+        run_phase(given.variant, given.phase, folder=given.folder, count=given.count, library=given.library)
         return
     with tempfile.TemporaryDirectory(prefix="tierwise-overhead-") as temporary:
-        root = given.keep or Path(temporary)
+        root = (given.keep or Path(temporary)).resolve()
         root.mkdir(parents=True, exist_ok=True)
         library = None if given.cpu_time else build_counter(root)
-        names = given.variants.split(",")
         with concurrent.futures.ThreadPoolExecutor(max_workers=2 if library else 1) as pool:
-            jobs = {n: pool.submit(measure_variant, n, root=root.resolve(), library=library, **sizes) for n in names}
-            figures = {name: job.result() for name, job in jobs.items()}
-    summary = summarise(figures, **sizes, unit=Callgrind.unit if library else CpuTime.unit)
-    print(json.dumps(summary, indent=2)) if given.json else print_table(summary)
+            jobs = {
+                (variant, phase): pool.submit(
+                    measure,
+                    variant,
+                    phase,
+                    root=root,
+                    count=given.streams if phase.startswith("stream") else given.calls,
+                    library=library,
+                )
+                for phase in reversed(PHASES)
+                for variant in given.variants.split(",")
+            }
+            figures = {key: job.result() for key, job in jobs.items()}
+    unit = Callgrind.unit if library else CpuTime.unit
+    summary = summarise(figures, calls=given.calls, streams=given.streams, unit=unit)
+    if given.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        print_table(summary)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """tierwise: choose the language model of each task by measurement.
 
-    import tierwise
-    client = tierwise.instrument(OpenAI())
-    with tierwise.task("strict-json"):
-        client.chat.completions.create(...)
+import tierwise
+client = tierwise.instrument(OpenAI())
+with tierwise.task("strict-json"):
+    client.chat.completions.create(...)
 """
 
 from __future__ import annotations

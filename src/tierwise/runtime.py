@@ -3,24 +3,177 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
-import weakref
-from collections.abc import Mapping
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tierwise.config.settings import Settings, read_settings
-from tierwise.core.errors import ConfigError, StoreError
+from tierwise.core.errors import StoreError
 from tierwise.core.policy import Policy
 from tierwise.instrument import stainless
 from tierwise.instrument.checks import checks_for
-from tierwise.instrument.context import bench_round as bench_round
+from tierwise.instrument.context import bench_round
 from tierwise.instrument.hook import Wiring
 from tierwise.instrument.parsing import compile_schema, parse_json
 
 if TYPE_CHECKING:
     from tierwise.evidence.sqlite import SqliteStore
+    from tierwise.pricing.book import CatalogueBook
+    from tierwise.telemetry.recorder import TelemetryRecorder
+
+__all__ = ["Runtime", "bench_round", "force_flush", "instrument_client", "open_store", "shutdown"]
 
 _log = logging.getLogger("tierwise")
 _lock = threading.Lock()
 _runtimes: dict[tuple[object, ...], Runtime] = {}
+_books: dict[str, CatalogueBook] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """What the instrumented clients of one store and one set of providers share."""
+
+    recorder: TelemetryRecorder
+    store: SqliteStore | None
+    owns_store: bool
+    keep: tuple[object, ...]
+    """The providers whose identity is part of this runtime's key, kept so that no other object takes their place."""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Write every finished call to the store and the exporters."""
+        return self.recorder.flush(timeout_s)
+
+    def close(self) -> None:
+        """Flush, stop the worker, close the store that was opened here."""
+        self.recorder.shutdown()
+        if self.store is not None and self.owns_store:
+            self.store.close()
+
+
+def instrument_client(
+    client: Any,
+    *,
+    task: str | None,
+    config: str | Path | Policy | None,
+    store: str | Path | SqliteStore | None,
+    tracer_provider: Any,
+    meter_provider: Any,
+    logger_provider: Any,
+    stream_usage: bool | None,
+) -> None:
+    """Instrument one client; see `tierwise.instrument`. Raises `ConfigError` or `StoreError` here, never at a call."""
+    given = store if isinstance(store, (str, Path)) else None
+    settings = read_settings(config=None if isinstance(config, Policy) else config, store=given)
+    policy = config if isinstance(config, Policy) else _policy(settings)
+    runtime = _runtime(settings, store, tracer_provider, meter_provider, logger_provider)
+    book = _book(policy)
+    wiring = Wiring(
+        recorder=runtime.recorder,
+        prices=book,
+        parse_json=parse_json,
+        compile_schema=compile_schema,
+        policy_for=policy.for_task,
+        checks_for=checks_for,
+        candidate_params={name: spec.params for name, spec in policy.models.items()},
+        stream_usage=stream_usage,
+        wait_for_prices=book.wait,
+    )
+    stainless.instrument(client, wiring, task)
+
+
+def _policy(settings: Settings) -> Policy:
+    if settings.config_path is None:
+        return Policy()
+    from tierwise.config.loader import load_policy
+
+    return load_policy(settings.config_path)
+
+
+def _book(policy: Policy) -> CatalogueBook:
+    from tierwise.pricing import load_price_book
+
+    key = repr(sorted((model, sorted(kinds.items())) for model, kinds in policy.prices.items()))
+    with _lock:
+        book = _books.get(key)
+        if book is None:
+            book = _books[key] = load_price_book(policy.prices)
+    return book
+
+
+def _runtime(
+    settings: Settings,
+    store: str | Path | SqliteStore | None,
+    tracer_provider: Any,
+    meter_provider: Any,
+    logger_provider: Any,
+) -> Runtime:
+    opened = None if store is None or isinstance(store, (str, Path)) else store
+    place = id(opened) if opened is not None else settings.store_path
+    key = (place, id(tracer_provider), id(meter_provider), id(logger_provider))
+    with _lock:
+        runtime = _runtimes.get(key)
+        if runtime is None:
+            used = opened if opened is not None else _open_for_writing(settings, named=store is not None)
+            runtime = _runtimes[key] = _build(used, opened is None, tracer_provider, meter_provider, logger_provider)
+    return runtime
+
+
+def _open_for_writing(settings: Settings, *, named: bool) -> SqliteStore | None:
+    """The store to write to. One that was named must work; the default place may be read-only, then there is none."""
+    if settings.store_path is None:
+        return None
+    from tierwise.evidence.sqlite import SqliteStore
+
+    try:
+        return SqliteStore.open(settings.store_path)
+    except StoreError as error:
+        if named or os.environ.get("TIERWISE_STORE"):
+            raise
+        _log.warning("tierwise: recording without a store: %s; set TIERWISE_STORE to a writable path or to off", error)
+        return None
+
+
+def _build(
+    store: SqliteStore | None, owns_store: bool, tracer_provider: Any, meter_provider: Any, logger_provider: Any
+) -> Runtime:
+    from tierwise.telemetry.recorder import build_recorder
+    from tierwise.telemetry.setup import providers
+
+    found = providers(tracer_provider=tracer_provider, meter_provider=meter_provider, logger_provider=logger_provider)
+    recorder = build_recorder(found, sinks=() if store is None else (store,))
+    return Runtime(
+        recorder=recorder,
+        store=store,
+        owns_store=owns_store,
+        keep=(store, tracer_provider, meter_provider, logger_provider),
+    )
+
+
+def force_flush(timeout_s: float) -> bool:
+    """Flush every runtime of the process; false when that took longer than `timeout_s` seconds in all."""
+    end = time.monotonic() + timeout_s
+    done = [runtime.flush(max(0.0, end - time.monotonic())) for runtime in list(_runtimes.values())]
+    return all(done)
+
+
+def shutdown() -> None:
+    """Close every runtime of the process."""
+    with _lock:
+        runtimes = list(_runtimes.values())
+        _runtimes.clear()
+    for runtime in runtimes:
+        runtime.close()
+
+
+def open_store(path: str | Path | None) -> SqliteStore:
+    """The store opened for reading. Raises `StoreError` when it is off or not there."""
+    settings = read_settings(store=path)
+    if settings.store_path is None:
+        raise StoreError("the store is off (TIERWISE_STORE=off); give a path or set TIERWISE_STORE to one")
+    from tierwise.evidence.sqlite import SqliteStore
+
+    force_flush(5.0)
+    return SqliteStore.open(settings.store_path, read_only=True)

@@ -82,8 +82,13 @@ class FixedPrices:
 
 
 def instrument_in_memory(
-    client: Any, *, task: str | None = None, policy: Policy | None = None, prices: FixedPrices | None = None,
-    stream_usage: bool | None = None, recorder: MemoryRecorder | None = None,
+    client: Any,
+    *,
+    task: str | None = None,
+    policy: Policy | None = None,
+    prices: FixedPrices | None = None,
+    stream_usage: bool | None = None,
+    recorder: MemoryRecorder | None = None,
 ) -> MemoryRecorder:
     """Instrument a client so that its calls end in a `MemoryRecorder`: no store, no exporter, no background thread."""
     from tierwise.instrument import stainless
@@ -124,7 +129,9 @@ def chat_body(content: str | None = "Hello.", **changes: object) -> dict[str, An
     } | changes
 
 
-def chat_chunks(parts: Sequence[str], *, finish_reason: str | None = "stop", usage: bool = True) -> list[dict[str, Any]]:
+def chat_chunks(
+    parts: Sequence[str], *, finish_reason: str | None = "stop", usage: bool = True
+) -> list[dict[str, Any]]:
     """The chunks of a streamed chat completion: one per part, one with the finish reason, one with usage alone."""
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-5-mini-2025-08-07"}
 

@@ -10,9 +10,9 @@ import httpx2
 import openai
 import pydantic
 import pytest
-from support.canned import ASK, Reply, async_client, chat, stream, sync_client
 
 import tierwise
+from support.canned import ASK, Reply, async_client, chat, stream, sync_client
 from tierwise.core.cost import flat_rates
 from tierwise.core.errors import ConfigError
 from tierwise.testing import FixedPrices, chat_body, instrument_in_memory
@@ -317,7 +317,7 @@ def test_status_errors_reach_the_caller_as_they_are() -> None:
 
 
 def test_retries_are_counted_with_status_and_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    """openinference#3664: each failed try has its status and its measured backoff; the last try's own duration stands apart."""
+    """openinference#3664: each failed try has its status and its measured backoff, apart from the last try."""
     slept: list[float] = []
     monkeypatch.setattr("openai._base_client.time.sleep", slept.append)
     client, _ = sync_client(

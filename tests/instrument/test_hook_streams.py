@@ -9,8 +9,8 @@ from typing import Any
 import openai
 import pydantic
 import pytest
-from support.canned import ASK, Reply, async_client, stream, sync_client
 
+from support.canned import ASK, Reply, async_client, stream, sync_client
 from tierwise.testing import chat_body, chat_chunks, instrument_in_memory
 
 
@@ -39,7 +39,7 @@ def test_a_stream_is_recorded_at_its_end() -> None:
 
 
 def test_usage_is_asked_for_and_its_chunk_kept_back() -> None:
-    """From a known host usage is asked for in a new dict; the extra chunk, which the caller did not ask for, is hidden."""
+    """From a known host usage is asked for in a new dict; the extra chunk is kept back from the caller."""
     client, canned = sync_client(stream("a", "b"))
     recorder = instrument_in_memory(client)
     seen = [chunk.model_dump() for chunk in client.chat.completions.create(**ASK, stream=True)]
@@ -276,14 +276,17 @@ def test_stream_helper_cut_by_length_is_truncated() -> None:
     """The helper's LengthFinishReasonError reaches the caller; the call is `truncated` and billed."""
     client, _ = sync_client(stream('{"name', finish_reason="length"))
     recorder = instrument_in_memory(client)
-    with client.chat.completions.stream(**ASK, response_format=Person) as events, pytest.raises(openai.LengthFinishReasonError):
+    with (
+        client.chat.completions.stream(**ASK, response_format=Person) as events,
+        pytest.raises(openai.LengthFinishReasonError),
+    ):
         for _event in events:
             pass
     assert [call.outcome for call in recorder.calls] == ["truncated"]
 
 
 def test_raw_stream_parsed_later_is_observed() -> None:
-    """`with_raw_response` and `stream=True`: the stream made by `.parse()` is observed; nothing is added to the request."""
+    """`with_raw_response` and `stream=True`: the stream of `.parse()` is observed, the request is as it was."""
     client, canned = sync_client(stream("a", "b"))
     recorder = instrument_in_memory(client)
     raw = client.chat.completions.with_raw_response.create(**ASK, stream=True)

@@ -100,7 +100,9 @@ class Canned:
         return httpx2.MockTransport(handler)
 
 
-def sync_client(*replies: Reply, base_url: str = "https://api.openai.com/v1", max_retries: int = 0) -> tuple[openai.OpenAI, Canned]:
+def sync_client(
+    *replies: Reply, base_url: str = "https://api.openai.com/v1", max_retries: int = 0
+) -> tuple[openai.OpenAI, Canned]:
     """A real sync client whose transport answers from the list."""
     canned = Canned(*replies)
     http = openai.DefaultHttpxClient(transport=canned.sync_transport())

@@ -251,17 +251,17 @@ class Compiler:
             return
         misfits = [(i, text) for i, bound in enumerate(limits) if (text := units.fits(metric, bound)) is not None]
         for i, text in misfits:
-            self._error((*at, i), text)
+            self._error((*at, i) if len(limits) > 1 else at, text)
         if misfits:
             return
         floors = [bound.value for bound in limits if bound.op == ">="]
         ceilings = [bound.value for bound in limits if bound.op == "<="]
         if floors and ceilings and max(floors) > min(ceilings):
-            text = f"{metric} cannot be at least {max(floors):g} and at most {min(ceilings):g}; drop one"
+            text = f"cannot be at least {max(floors):g} and at most {min(ceilings):g} at once; drop one"
             self._error(at, text)
         for i, bound in enumerate(limits):
             for text in _doubts(metric, bound):
-                self._warn((*at, i), text)
+                self._warn((*at, i) if len(limits) > 1 else at, text)
 
     # --- ladder, review --------------------------------------------------------------------------------------------
 

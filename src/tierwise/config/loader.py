@@ -71,10 +71,9 @@ def check_text(text: str, *, name: str = "tierwise.yaml", folder: Path | None = 
     compiler = Compiler(spec=spec, folder=folder or Path())
     policy = compiler.run(name)
     for problem in compiler.problems:
-        if not _induced(problem.loc, pruned):
-            found.append(
-                _finding(tree, name, problem.loc, problem.severity, problem.message, at_key=problem.at_key)
-            )
+        loc = _original(problem.loc, pruned)
+        if not _induced(loc, pruned):
+            found.append(_finding(tree, name, loc, problem.severity, problem.message, at_key=problem.at_key))
     return _findings(name, found, policy)
 
 
@@ -126,10 +125,11 @@ def _validated(value: dict[str, Any]) -> tuple[PolicySpec, list[Loc], list[tuple
         for detail in details:
             loc = tuple(part for part in detail["loc"] if part != "[key]")
             at_key = detail["type"] == "extra_forbidden" or "[key]" in detail["loc"]
-            wrong.append((loc[:-1] if detail["type"] == "missing" else loc, _message(detail, loc), at_key))
+            place = loc[:-1] if detail["type"] == "missing" else loc
+            wrong.append((_original(place, pruned), _message(detail, loc), at_key))
             bad.append(_existing(value, loc))
-        pruned += bad
         value = _without(value, set(bad))
+        pruned += [_original(loc, pruned) for loc in bad]
 
 
 def _existing(value: object, loc: Loc) -> Loc:
@@ -152,6 +152,22 @@ def _without(value: Any, bad: set[Loc], at: Loc = ()) -> Any:
     if isinstance(value, list):
         return [_without(item, bad, (*at, i)) for i, item in enumerate(value) if (*at, i) not in bad]
     return value
+
+
+def _original(loc: Loc, pruned: list[Loc]) -> Loc:
+    """The place in the file of a place in what is left after pruning: list items moved up."""
+    gone = set(pruned)
+    result: Loc = ()
+    for part in loc:
+        if isinstance(part, int):
+            index, left = 0, part
+            while (*result, index) in gone or left:
+                left -= (*result, index) not in gone
+                index += 1
+            result = (*result, index)
+        else:
+            result = (*result, part)
+    return result
 
 
 def _induced(loc: Loc, pruned: list[Loc]) -> bool:

@@ -160,7 +160,9 @@ class Call:
     @property
     def grade(self) -> Grade:
         """`randomised` when the arm was drawn at random (by the router or as the application declares)."""
-        return "randomised" if self.context.randomised or self.arm in ("primary", "canary", "explore") else "observational"
+        return (
+            "randomised" if self.context.randomised or self.arm in ("primary", "canary", "explore") else "observational"
+        )
 
     @property
     def counted(self) -> bool:

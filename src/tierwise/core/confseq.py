@@ -190,9 +190,9 @@ def quantile_interval(
     """Confidence sequence of the tau-quantile from a histogram: (largest edge rejected as too low, smallest as too high].
 
     Each edge e states F(e) = tau, judged by `rate_log_e` with `quantile_prior`; an edge is rejected as too low when
-    fewer than tau lie at or below it. [HR] with the histogram's edges as the only points. Edges are nested statements
-    about one quantile: the true one lies between two neighbours, so two rejections can be wrong; the sequence is at
-    level alpha for each side of it.
+    fewer than tau lie at or below it. [HR] with the histogram's edges as the only points. At level alpha for both
+    sides and all edges together: the counts at the edges around the true quantile enclose the count at the quantile
+    itself, so a wrong rejection of either implies one of the true statement F(q) = tau.
 
     Args:
         counts: len(edges) + 1 counts; the last is above all edges.

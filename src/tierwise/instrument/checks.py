@@ -35,7 +35,10 @@ def check(
 
     def register(function: CheckFunction) -> CheckFunction:
         made = Check(
-            name=name or getattr(function, "__name__", "check"), function=function, on=on, threshold=float(threshold)
+            name=name or str(getattr(function, "__name__", "check")),
+            function=function,
+            on=on,
+            threshold=float(threshold),
         )
         with _lock:
             others = tuple(known for known in _by_task.get(task, ()) if known.name != made.name)

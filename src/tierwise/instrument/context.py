@@ -25,7 +25,19 @@ _MAX_NAME = 200
 class RunState:
     """What a run given a `run_id` has seen so far: filled by its calls, closed by the end of its `task()` block."""
 
-    __slots__ = ("_calls", "_closed", "_lock", "_open", "_recorder", "_started_at_ns", "_t0", "first", "last", "unpriced", "usd")
+    __slots__ = (
+        "_calls",
+        "_closed",
+        "_lock",
+        "_open",
+        "_recorder",
+        "_started_at_ns",
+        "_t0",
+        "first",
+        "last",
+        "unpriced",
+        "usd",
+    )
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -150,7 +162,9 @@ class Task:
         self._entered.append((scope, _scope.set(scope)))
         return self._context
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         scope, token = self._entered.pop()
         _reset(_scope, token)
         if scope.run is not None:
@@ -215,7 +229,7 @@ def _drive(inner: Generator[Any, Any, Any], scope: Scope) -> Generator[Any, Any,
             except GeneratorExit:
                 inner.close()
                 raise
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - handed to the inner generator as it came
                 step = functools.partial(inner.throw, cast(BaseException, sys.exc_info()[1]))
             else:
                 step = functools.partial(inner.send, sent)
@@ -240,7 +254,7 @@ async def _drive_async(inner: AsyncGenerator[Any, Any], scope: Scope) -> AsyncGe
             except GeneratorExit:
                 await inner.aclose()
                 raise
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - handed to the inner generator as it came
                 step = functools.partial(inner.athrow, cast(BaseException, sys.exc_info()[1]))
             else:
                 step = functools.partial(inner.asend, sent)

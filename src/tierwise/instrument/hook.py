@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from tierwise.core.call import UNASSIGNED, Answer, Call, Request, TaskContext, Try
 from tierwise.core.checks import Check
@@ -59,7 +59,9 @@ class SchemaCache:
         if schema is None:
             return None
         try:
-            key = marshal.dumps(schema, 2)  # version 2 writes no references, so equal values give equal bytes
+            key = marshal.dumps(
+                cast(Any, schema), 2
+            )  # version 2 writes no references, so equal values give equal bytes
         except ValueError:
             key = json.dumps(schema, default=str).encode()
         if key in self._known:
@@ -78,7 +80,17 @@ class SchemaCache:
 class Hook:
     """What an instrumented client carries: its endpoint, its default task and the wiring."""
 
-    __slots__ = ("_epochs", "endpoint", "first_party", "original_class", "recorder", "schemas", "task", "usage_wanted", "wiring")
+    __slots__ = (
+        "_epochs",
+        "endpoint",
+        "first_party",
+        "original_class",
+        "recorder",
+        "schemas",
+        "task",
+        "usage_wanted",
+        "wiring",
+    )
 
     def __init__(self, *, wiring: Wiring, base_url: Any, task: str | None, original_class: type) -> None:
         self.wiring = wiring
@@ -135,16 +147,42 @@ def endpoint_of(base_url: Any) -> Endpoint:
         host, port, scheme = parts.hostname, parts.port, parts.scheme
     else:
         host, port, scheme = base_url.host, base_url.port, base_url.scheme
-    return Endpoint(provider=provider_of(host), address=host or None, port=port or {"http": 80, "https": 443}.get(scheme))
+    return Endpoint(
+        provider=provider_of(host), address=host or None, port=port or {"http": 80, "https": 443}.get(scheme)
+    )
 
 
 class Observation:
     """One call between its request and its end. All methods may be called from any thread; the first end counts."""
 
     __slots__ = (
-        "_once", "body", "chunks", "context", "cost_header", "dialect", "first_at", "hide_usage", "hook", "http_response", "last_at",
-        "options", "parsed", "raw_mode", "request", "rung", "run", "span", "started_at_ns", "stream", "stream_attached",
-        "stream_cls", "t0", "tries", "try_t0", "backoff_s", "retries",
+        "_once",
+        "backoff_s",
+        "body",
+        "chunks",
+        "context",
+        "cost_header",
+        "dialect",
+        "first_at",
+        "hide_usage",
+        "hook",
+        "http_response",
+        "last_at",
+        "options",
+        "parsed",
+        "raw_mode",
+        "request",
+        "retries",
+        "run",
+        "rung",
+        "span",
+        "started_at_ns",
+        "stream",
+        "stream_attached",
+        "stream_cls",
+        "t0",
+        "tries",
+        "try_t0",
     )  # fmt: skip
 
     def __init__(

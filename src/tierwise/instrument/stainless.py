@@ -76,7 +76,10 @@ def _override(made: type, original: type, name: str, maker: Any) -> None:
         if (original, name) not in _told:
             _told.add((original, name))
             _log.warning(
-                "tierwise: %s.%s has no %s; calls are recorded without what it would tell", original.__module__, original.__name__, name
+                "tierwise: %s.%s has no %s; calls are recorded without what it would tell",
+                original.__module__,
+                original.__name__,
+                name,
             )
         return
     setattr(made, name, functools.wraps(bare)(maker(bare)))

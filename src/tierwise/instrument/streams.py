@@ -297,8 +297,8 @@ def observed_class(stream_cls: Any) -> Any:
 def _make_class(stream_cls: Any) -> Any:
     plain = getattr(stream_cls, "__origin__", stream_cls)
 
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        super(made, self).__init__(*args, **kwargs)
+    def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
+        plain.__init__(self, *args, **kwargs)
         observation = current.get()
         if observation is None:
             watch = self.response.__dict__.get(_ATTRIBUTE)
@@ -307,10 +307,9 @@ def _make_class(stream_cls: Any) -> Any:
             attach(self, observation)
 
     def body(namespace: dict[str, Any]) -> None:
-        namespace["__init__"] = __init__
+        namespace["__init__"] = initialise
         namespace["__module__"] = plain.__module__
         namespace["__qualname__"] = plain.__qualname__
         namespace["__doc__"] = plain.__doc__
 
-    made = types.new_class(plain.__name__, (stream_cls,), exec_body=body)
-    return made
+    return types.new_class(plain.__name__, (stream_cls,), exec_body=body)

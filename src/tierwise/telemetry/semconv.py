@@ -205,7 +205,7 @@ DROPPED_PRICE: Final = "price"
 
 ATTRIBUTES: Final = frozenset(
     value for name, value in globals().copy().items() if name.isupper() and isinstance(value, str) and "." in value
-) - {EVENT_EVALUATION_RESULT, EVENT_TRY}
+) - {EVENT_EVALUATION_RESULT, EVENT_TRY, EVALUATION_FEEDBACK}
 """Every attribute name above, for dashboards and collector configurations to be checked against."""
 
 METRICS: Final = {

@@ -36,10 +36,14 @@ def tool_call_of(call: Any) -> ToolCall:
     function = get(call, "function")
     if function is not None:
         arguments = get(function, "arguments")
-        return ToolCall(name=text_of(get(function, "name")) or "", arguments=arguments if isinstance(arguments, str) else None)
+        return ToolCall(
+            name=text_of(get(function, "name")) or "", arguments=arguments if isinstance(arguments, str) else None
+        )
     custom = get(call, "custom")
     text = get(custom, "input")
-    return ToolCall(name=text_of(get(custom, "name")) or "", arguments=text if isinstance(text, str) else None, json=False)
+    return ToolCall(
+        name=text_of(get(custom, "name")) or "", arguments=text if isinstance(text, str) else None, json=False
+    )
 
 
 def choice_of(choice: Any) -> Choice:
@@ -133,7 +137,7 @@ class _ChoiceState:
 class ChatStream:
     """Reads a stream of chat completion chunks (also used for legacy completions)."""
 
-    __slots__ = ("_choices", "_first", "_id", "_model", "_tier", "_fingerprint", "_usage", "error_type")
+    __slots__ = ("_choices", "_fingerprint", "_first", "_id", "_model", "_tier", "_usage", "error_type")
 
     def __init__(self) -> None:
         self._choices: dict[Any, _ChoiceState] = {0: _ChoiceState()}

@@ -35,5 +35,6 @@ def _choice_of(choice: Any) -> Choice:
     found = fields(choice)
     text, reason = found.get("text"), found.get("finish_reason")
     return Choice(
-        text=text if isinstance(text, str) else None, finish_reason=reason if isinstance(reason, str) and reason else None
+        text=text if isinstance(text, str) else None,
+        finish_reason=reason if isinstance(reason, str) and reason else None,
     )

@@ -134,6 +134,10 @@ def error_type_of(error: Any) -> str:
         found = get(error, name)
         if isinstance(found, int) and not isinstance(found, bool):
             return str(found)[:64]
-        if isinstance(found, str) and 0 < len(found) <= 64 and found.replace("_", "").replace("-", "").replace(".", "").isalnum():
+        if (
+            isinstance(found, str)
+            and 0 < len(found) <= 64
+            and found.replace("_", "").replace("-", "").replace(".", "").isalnum()
+        ):
             return found
     return "_OTHER"

@@ -1,0 +1,28 @@
+"""Routes on disk: the route file, its lock, and the watcher that keeps the last good table."""
+
+from __future__ import annotations
+
+from tierwise.routing.files import locked, owner_folder
+from tierwise.routing.routefile import (
+    RouteWatcher,
+    read_table,
+    route_from_json,
+    route_to_json,
+    table_from_json,
+    table_to_json,
+    update_table,
+    write_table,
+)
+
+__all__ = [
+    "RouteWatcher",
+    "locked",
+    "owner_folder",
+    "read_table",
+    "route_from_json",
+    "route_to_json",
+    "table_from_json",
+    "table_to_json",
+    "update_table",
+    "write_table",
+]

@@ -1,0 +1,228 @@
+"""The attributes, events and status of a call's span, and the log records of failed checks."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from opentelemetry._logs import Logger, LogRecord, SeverityNumber
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, StatusCode, set_span_in_context
+from opentelemetry.util.types import AnyValue
+
+from tierwise.core.call import Call, Request, TaskContext, Usage
+from tierwise.telemetry import semconv as sc
+from tierwise.telemetry.metrics import error_type_of
+from tierwise.telemetry.series import clean, countable
+
+Attributes = dict[str, AnyValue]
+
+_INTEGER_LIMIT: Final = 2**63
+_TEXT_LIMIT: Final = 4096
+_LIST_LIMIT: Final = 128
+_EMPTY: Final = Context()
+
+_DOUBLES: Final = (
+    (sc.REQUEST_TOP_P, "top_p"), (sc.REQUEST_FREQUENCY_PENALTY, "frequency_penalty"),
+    (sc.REQUEST_PRESENCE_PENALTY, "presence_penalty"),
+)  # fmt: skip
+_RARE_TEXTS: Final = (
+    (sc.OUTPUT_TYPE, "output_type"), (sc.REQUEST_REASONING_LEVEL, "reasoning_level"),
+    (sc.REQUEST_PREVIOUS_RESPONSE_ID, "previous_response_id"), (sc.CONVERSATION_ID, "conversation_id"),
+    (sc.OPENAI_REQUEST_SERVICE_TIER, "service_tier"),
+)  # fmt: skip
+_TOKENS: Final = (
+    (sc.USAGE_INPUT_TOKENS, "input_tokens"), (sc.USAGE_OUTPUT_TOKENS, "output_tokens"),
+    (sc.USAGE_CACHE_READ_INPUT_TOKENS, "cache_read_tokens"), (sc.USAGE_CACHE_WRITE_INPUT_TOKENS, "cache_write_tokens"),
+    (sc.USAGE_REASONING_OUTPUT_TOKENS, "reasoning_tokens"), (sc.USAGE_AUDIO_INPUT_TOKENS, "input_audio_tokens"),
+    (sc.USAGE_AUDIO_OUTPUT_TOKENS, "output_audio_tokens"),
+)  # fmt: skip
+
+
+def text(value: str) -> str:
+    """A string that every exporter can encode: no lone surrogates, at most 4,096 characters."""
+    if len(value) <= _TEXT_LIMIT and value.isascii():
+        return value
+    return value[:_TEXT_LIMIT].encode("utf-8", "replace").decode("utf-8")
+
+
+def texts(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Each of at most 128 strings as `text` gives it."""
+    return tuple(map(text, values[:_LIST_LIMIT]))
+
+
+def _integer(attributes: Attributes, name: str, value: int | None) -> None:
+    if value is not None and -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
+        attributes[name] = int(value)
+
+
+def request_attributes(request: Request, context: TaskContext) -> Attributes:
+    """Everything known before the request is sent, in one dictionary with the conventions' exact types."""
+    attributes: Attributes = {
+        sc.OPERATION_NAME: request.operation,
+        sc.PROVIDER_NAME: request.provider,
+        sc.REQUEST_MODEL: text(request.model),
+        sc.TASK: text(context.name),
+    }
+    if request.server_address is not None:
+        attributes[sc.SERVER_ADDRESS] = request.server_address
+        if request.server_port is not None:
+            attributes[sc.SERVER_PORT] = request.server_port
+    if request.api_type is not None:
+        attributes[sc.OPENAI_API_TYPE] = request.api_type
+    if request.stream:
+        attributes[sc.REQUEST_STREAM] = True
+    if request.temperature is not None:
+        attributes[sc.REQUEST_TEMPERATURE] = float(request.temperature)
+    if request.max_tokens is not None:
+        _integer(attributes, sc.REQUEST_MAX_TOKENS, request.max_tokens)
+    for name, field in _DOUBLES:
+        if (number := getattr(request, field)) is not None:
+            attributes[name] = float(number)
+    for name, field in _RARE_TEXTS:
+        if (value := getattr(request, field)) is not None:
+            attributes[name] = text(value)
+    if request.seed is not None:
+        _integer(attributes, sc.REQUEST_SEED, request.seed)
+    if request.choice_count is not None and request.choice_count != 1:
+        _integer(attributes, sc.REQUEST_CHOICE_COUNT, request.choice_count)
+    if request.stop_sequences:
+        attributes[sc.REQUEST_STOP_SEQUENCES] = texts(request.stop_sequences)
+    if request.dimensions is not None:
+        _integer(attributes, sc.EMBEDDINGS_DIMENSION_COUNT, request.dimensions)
+    if request.encoding_formats:
+        attributes[sc.REQUEST_ENCODING_FORMATS] = texts(request.encoding_formats)
+    if context.risk is not None:
+        attributes[sc.RISK] = context.risk
+    if context.prompt_version is not None:
+        attributes[sc.PROMPT_VERSION] = text(context.prompt_version)
+    return attributes
+
+
+def call_attributes(call: Call) -> Attributes:
+    """Everything known at the end of a call, in one dictionary."""
+    answer = call.answer
+    attributes: Attributes = {
+        sc.OUTCOME: call.outcome,
+        sc.RETRIES: call.retries,
+        sc.ARM: call.arm,
+        sc.RUNG: call.rung,
+        sc.EPOCH: call.epoch,
+    }
+    if answer.id is not None:
+        attributes[sc.RESPONSE_ID] = text(answer.id)
+    if answer.model is not None:
+        attributes[sc.RESPONSE_MODEL] = text(answer.model)
+    if answer.finish_reasons:
+        attributes[sc.RESPONSE_FINISH_REASONS] = texts(answer.finish_reasons)
+    if call.usage is not None:
+        _set_tokens(attributes, call.usage)
+    if call.cost is not None:
+        attributes[sc.COST_AMOUNT] = float(call.cost.amount_usd)
+        attributes[sc.COST_CURRENCY] = sc.CURRENCY_USD
+        attributes[sc.COST_SOURCE] = call.cost.source
+    if call.json_form is not None:
+        attributes[sc.JSON_VALID] = call.json_form == "plain"
+        attributes[sc.JSON_FORM] = call.json_form
+    if call.last_try_s is not None:
+        attributes[sc.TRY_DURATION] = float(call.last_try_s)
+    if call.time_to_first_chunk_s is not None:
+        attributes[sc.RESPONSE_TIME_TO_FIRST_CHUNK] = float(call.time_to_first_chunk_s)
+    if answer.service_tier is not None:
+        attributes[sc.OPENAI_RESPONSE_SERVICE_TIER] = text(answer.service_tier)
+    if answer.system_fingerprint is not None:
+        attributes[sc.OPENAI_RESPONSE_SYSTEM_FINGERPRINT] = text(answer.system_fingerprint)
+    if call.retries:
+        attributes[sc.RETRY_BACKOFF] = float(call.backoff_s)
+    if call.advice is not None:
+        attributes[sc.ADVICE] = text(call.advice)
+    if call.candidate != call.request.model:
+        attributes[sc.CANDIDATE] = text(call.candidate)
+    if call.context.run_id is not None:
+        attributes[sc.RUN_ID] = text(call.context.run_id)
+    if call.route_version is not None:
+        attributes[sc.ROUTE_VERSION] = call.route_version
+    if call.propensity is not None:
+        attributes[sc.PROPENSITY] = float(call.propensity)
+    return attributes
+
+
+def _set_tokens(attributes: Attributes, usage: Usage) -> None:
+    for name, field in _TOKENS:
+        count = getattr(usage, field)
+        if count is not None and (count := countable(count)) is not None:
+            attributes[name] = count
+
+
+def end_span(span: Span, call: Call) -> None:
+    """Set what the call became and end its span at the call's own end; a span that does not record is only ended."""
+    ended_at_ns = call.started_at_ns + max(0, int(call.duration_s * 1e9))
+    try:
+        if span.is_recording():
+            attributes = call_attributes(call)
+            error_type = error_type_of(call)
+            if error_type is not None:
+                attributes[sc.ERROR_TYPE] = error_type
+            span.set_attributes(attributes)
+            if error_type is not None:
+                span.set_status(StatusCode.ERROR)
+            if call.failed_tries:
+                _add_tries(span, call)
+    finally:
+        span.end(ended_at_ns)
+
+
+def _add_tries(span: Span, call: Call) -> None:
+    for failed in call.failed_tries:
+        attributes: dict[str, str | int | float] = {
+            sc.TRY_NUMBER: failed.number,
+            sc.RETRY_BACKOFF: float(failed.backoff_s),
+        }
+        if failed.status is not None:
+            attributes[sc.HTTP_RESPONSE_STATUS_CODE] = failed.status
+        if failed.error_type is not None:
+            attributes[sc.ERROR_TYPE] = text(failed.error_type)
+        span.add_event(sc.EVENT_TRY, attributes, timestamp=failed.ended_at_ns or None)
+
+
+def emit_failed_checks(logger: Logger, call: Call, span: Span) -> None:
+    """One evaluation event per failed check, in the context of the call's span."""
+    for check in call.checks:
+        if not check.passed:
+            emit_evaluation(
+                logger,
+                name=check.name,
+                score=float(check.score),
+                label=sc.SCORE_LABEL_FAIL,
+                response_id=call.answer.id,
+                context=set_span_in_context(span, _EMPTY),
+                timestamp_ns=call.started_at_ns + max(0, int(call.duration_s * 1e9)),
+            )
+
+
+def emit_evaluation(
+    logger: Logger,
+    *,
+    name: str,
+    score: float,
+    label: str,
+    response_id: str | None,
+    context: Context,
+    timestamp_ns: int | None = None,
+) -> None:
+    """Emit one `gen_ai.evaluation.result` log record."""
+    attributes: dict[str, str | float] = {
+        sc.EVALUATION_NAME: clean(name),
+        sc.EVALUATION_SCORE_VALUE: score,
+        sc.EVALUATION_SCORE_LABEL: label,
+    }
+    if response_id is not None:
+        attributes[sc.RESPONSE_ID] = text(response_id)
+    logger.emit(
+        LogRecord(
+            timestamp=timestamp_ns,
+            context=context,
+            severity_number=SeverityNumber.INFO,
+            event_name=sc.EVENT_EVALUATION_RESULT,
+            attributes=attributes,
+        )
+    )

@@ -1,0 +1,428 @@
+"""One queue and one thread per runtime: finished calls go to the metrics at once, to the sinks in batches."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from tierwise.core.call import Call, Run
+from tierwise.core.errors import StoreError
+from tierwise.telemetry import process
+from tierwise.telemetry import semconv as sc
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from tierwise.core.ports import Sink
+    from tierwise.telemetry.faults import Faults
+    from tierwise.telemetry.metrics import MetricTable
+    from tierwise.telemetry.series import FeedbackKey
+
+CAPACITY: Final = 16_384
+BATCH: Final = 512
+INTERVAL_S: Final = 0.1
+_ROUNDS_BEFORE_SLEEP: Final = 20
+_BACKOFF_S: Final = (0.1, 5.0)
+
+_log = logging.getLogger("tierwise")
+
+PriceLater = Callable[[Call], Call]
+CallItem = tuple[Call, "Span", PriceLater | None]
+Settle = Callable[[Call, "Span", bool], None]
+"""What a call still needs outside the caller's thread: `settle(call, span, late)`; `late` means the span is open."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackItem:
+    """One verdict of the application on a call; `emit` sends its log record."""
+
+    key: FeedbackKey
+    emit: Callable[[], None]
+
+
+Item = CallItem | Run | FeedbackItem
+
+
+class _Ticket:
+    """A request to the thread: flush (and, with `last`, end); `finished` is plain so that a signal handler may poll."""
+
+    __slots__ = ("deadline", "done", "exporters", "finished", "last", "ok")
+
+    def __init__(self, *, timeout_s: float, last: bool = False, exporters: bool = False) -> None:
+        self.deadline = time.monotonic() + timeout_s
+        self.last = last
+        self.exporters = exporters
+        self.done = threading.Event()
+        self.finished = False
+        self.ok = False
+
+
+class _Feed:
+    """Rows on their way to one sink: kept and retried while the store refuses, dropped and counted beyond `capacity`."""
+
+    def __init__(self, sink: Sink, *, capacity: int, faults: Faults, dropped: Callable[[int], None]) -> None:
+        self.sink = sink
+        self._capacity = capacity
+        self._faults = faults
+        self._dropped = dropped
+        self._rows: deque[Call | Run] = deque()
+        self._retry_at = 0.0
+        self._backoff_s = _BACKOFF_S[0]
+        self._warned = False
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, row: Call | Run) -> None:
+        if len(self._rows) >= self._capacity:
+            self._dropped(1)
+        else:
+            self._rows.append(row)
+
+    def pump(self, *, now: bool = False) -> bool:
+        """Write what waits; True when nothing does any more. `now` ignores the pause after a failure."""
+        while self._rows:
+            if not now and time.monotonic() < self._retry_at:
+                return False
+            batch = list(islice(self._rows, BATCH))
+            try:
+                self.sink.write(batch)
+            except StoreError as error:
+                self._refused(error)
+                return False
+            except Exception as error:
+                self._faults.note_in_background("sink", error)
+                self._dropped(len(batch))
+            else:
+                self._backoff_s = _BACKOFF_S[0]
+                self._warned = False
+            for _ in batch:
+                self._rows.popleft()
+        return True
+
+    def flush(self) -> bool:
+        try:
+            self.sink.flush()
+        except StoreError as error:
+            self._refused(error)
+            return False
+        except Exception as error:
+            self._faults.note_in_background("sink", error)
+            return False
+        return True
+
+    def close(self) -> None:
+        if self._rows:
+            self._dropped(len(self._rows))
+            _log.warning("tierwise: %d calls could not be stored before the end and are lost to the store", len(self))
+            self._rows.clear()
+        try:
+            self.sink.close()
+        except Exception as error:
+            self._faults.note_in_background("sink", error)
+
+    def after_fork_in_child(self) -> None:
+        self._rows.clear()
+        self._retry_at = 0.0
+        forked = getattr(self.sink, "after_fork_in_child", None)
+        if forked is not None:
+            forked()
+
+    def _refused(self, error: StoreError) -> None:
+        self._retry_at = time.monotonic() + self._backoff_s
+        self._backoff_s = min(self._backoff_s * 2, _BACKOFF_S[1])
+        if not self._warned:
+            self._warned = True
+            _log.warning("tierwise: %s; calls are kept in memory and written as soon as that works again", error)
+
+
+class Worker:
+    """Takes finished calls from any thread; `put` never blocks and never raises for want of room.
+
+    The metrics' lock makes one order: whoever drains (this thread, a metric collection, a flush) takes an item and
+    records it before anyone else takes the next. Sinks are only touched by this thread.
+    """
+
+    def __init__(
+        self,
+        metrics: MetricTable,
+        *,
+        faults: Faults,
+        settle: Settle,
+        sinks: Sequence[Sink] = (),
+        flush_exporters: Callable[[float], bool] | None = None,
+        capacity: int = CAPACITY,
+    ) -> None:
+        self._metrics = metrics
+        self._faults = faults
+        self._settle = settle
+        self._flush_exporters = flush_exporters
+        self._size = capacity
+        self._room = capacity
+        self._closed = False
+        self._feeds = [_Feed(sink, capacity=capacity, faults=faults, dropped=self._drop_rows) for sink in sinks]
+        self._start_over()
+        metrics.add_drain(self.drain)
+        process.watch(self)
+
+    def _start_over(self) -> None:
+        self._queue: deque[Item] = deque()
+        self._recorded: deque[Item] = deque()
+        self._bell: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._asleep = True
+
+    # --- any thread --------------------------------------------------------------------------------------------------
+
+    def put(self, item: Item) -> None:
+        """Queue one finished call, run or verdict."""
+        waiting = self._queue
+        if len(waiting) >= self._room:
+            self._overflow(item)
+            return
+        waiting.append(item)
+        if self._asleep or len(waiting) == BATCH:
+            self._ring()
+
+    def drain(self) -> None:
+        """Record the metrics of everything that is queued now; what is in another thread's hands is waited for."""
+        waiting = self._queue
+        for _ in range(len(waiting)):
+            with self._metrics.lock:
+                try:
+                    item = waiting.popleft()
+                except IndexError:
+                    return
+                self._record(item)
+
+    def flush(self, timeout_s: float, *, exporters: bool = False) -> bool:
+        """Record and store everything finished so far; True when that was done within `timeout_s` seconds."""
+        if self._closed:
+            self.drain()
+            return True
+        ok = self._request(_Ticket(timeout_s=timeout_s, exporters=exporters), timeout_s)
+        self._faults.raise_pending()
+        return ok
+
+    def shutdown(self, timeout_s: float = 5.0) -> bool:
+        """Flush, close the sinks and end the thread. What finishes later is recorded in the metrics only."""
+        with self._starting:
+            if self._closed:
+                return True
+            self._closed = True
+        process.forget(self)
+        thread = self._thread
+        ok = self._request(_Ticket(timeout_s=timeout_s, last=True), timeout_s)
+        self._room = 0
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=max(0.1, timeout_s if not ok else 1.0))
+        self.drain()
+        self._metrics.remove_drain(self.drain)
+        self._faults.raise_pending()
+        return ok
+
+    def request_last_flush(self, timeout_s: float) -> Callable[[], bool]:
+        """Ask the thread for a flush of everything, exporters included, without taking any lock (for a signal handler).
+
+        Returns a function that says whether it is done.
+        """
+        if self._thread is None:
+            return lambda: True
+        ticket = _Ticket(timeout_s=timeout_s, exporters=True)
+        self._bell.put(ticket)
+        return lambda: ticket.finished
+
+    def after_fork_in_child(self) -> None:
+        """Start from nothing: the parent still holds what it queued."""
+        self._start_over()
+        for feed in self._feeds:
+            feed.after_fork_in_child()
+
+    @property
+    def fork_lock(self) -> threading.Lock:
+        """The lock to hold while the process forks, so that no recording is cut in half."""
+        return self._metrics.lock
+
+    def reset_metrics(self) -> None:
+        """Start the metrics from nothing in a forked child."""
+        self._metrics.after_fork_in_child()
+
+    # --- the caller's side, rare paths -------------------------------------------------------------------------------
+
+    def _overflow(self, item: Item) -> None:
+        """Full (or closed): record the metrics here, leave the store out. Never waits: a busy lock means queueing."""
+        if self._feeds and not isinstance(item, FeedbackItem):
+            self._drop_rows(1)
+        lock = self._metrics.lock
+        if not lock.acquire(blocking=False):
+            if len(self._queue) < 2 * self._size:
+                self._queue.append(_without_row(item))
+            else:
+                self._metrics.count_dropped("metrics")
+            return
+        try:
+            if isinstance(item, tuple) and item[2] is not None:
+                # Pricing may wait for the catalogue; the caller must not.
+                self._metrics.count_dropped(sc.DROPPED_PRICE)
+                self._settle_safely(item[0], item[1], late=True)
+            self._record_metrics(item)
+        except Exception as error:
+            self._faults.note_in_background("metrics", error)
+        finally:
+            lock.release()
+
+    def _ring(self) -> None:
+        if not self._starting.acquire(blocking=False):
+            return  # someone is starting the thread at this moment
+        try:
+            thread = self._thread
+            if thread is None:
+                thread = threading.Thread(target=self._run, name="tierwise-worker", daemon=True)
+                thread.start()
+                self._thread = thread
+            else:
+                self._bell.put(None)
+            self._asleep = False
+        except RuntimeError:
+            self._thread = None  # the interpreter is ending: flush and collections drain on their own thread
+        finally:
+            self._starting.release()
+
+    def _request(self, ticket: _Ticket, timeout_s: float) -> bool:
+        if self._thread is None and (self._queue or self._recorded or any(map(len, self._feeds))):
+            self._ring()
+        thread = self._thread
+        if thread is None or not thread.is_alive() or thread is threading.current_thread():
+            self._serve(ticket)
+        else:
+            self._bell.put(ticket)
+            ticket.done.wait(timeout_s)
+        return ticket.ok
+
+    # --- the thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        idle_rounds = 0
+        while True:
+            tickets = self._wait(doze=idle_rounds >= _ROUNDS_BEFORE_SLEEP)
+            idle_rounds = 0 if self._queue or self._recorded or tickets else idle_rounds + 1
+            self._asleep = False
+            try:
+                self.drain()
+                self._pump()
+            except Exception as error:
+                self._faults.note_in_background("worker", error)
+            for ticket in tickets:
+                self._serve(ticket)
+            if any(ticket.last for ticket in tickets):
+                return
+
+    def _wait(self, *, doze: bool) -> list[_Ticket]:
+        """Sleep for one interval, or, after a quiet while, until someone rings; returns the flushes asked for."""
+        pause: float | None = INTERVAL_S
+        if doze and not any(map(len, self._feeds)):
+            # The order matters: a put appends, then looks at the flag; here the flag is set, then the queue looked at.
+            self._asleep = True
+            pause = 0.0 if self._queue else None
+        tickets: list[_Ticket] = []
+        try:
+            rung = self._bell.get(timeout=pause) if pause != 0.0 else self._bell.get_nowait()
+            while True:
+                if rung is not None:
+                    tickets.append(rung)
+                rung = self._bell.get_nowait()
+        except queue.Empty:
+            return tickets
+
+    def _serve(self, ticket: _Ticket) -> None:
+        try:
+            self.drain()
+            ok = self._pump(now=True)
+            while not ok and time.monotonic() < ticket.deadline:
+                time.sleep(min(0.05, max(0.0, ticket.deadline - time.monotonic())))
+                ok = self._pump(now=True)
+            ok = all([feed.flush() for feed in self._feeds]) and ok
+            if ticket.exporters and self._flush_exporters is not None:
+                ok = self._flush_exporters(max(0.1, ticket.deadline - time.monotonic())) and ok
+            if ticket.last:
+                for feed in self._feeds:
+                    feed.close()
+            ticket.ok = ok
+        except Exception as error:
+            self._faults.note_in_background("worker", error)
+        finally:
+            ticket.finished = True
+            ticket.done.set()
+
+    def _pump(self, *, now: bool = False) -> bool:
+        recorded = self._recorded
+        for _ in range(len(recorded)):
+            item = recorded.popleft()
+            if isinstance(item, tuple):
+                call, span, late = item
+                if late is not None or call.checks:
+                    self._settle_safely(call, span, late=late is not None)
+                row: Call | Run = call
+            elif isinstance(item, FeedbackItem):
+                self._emit_safely(item)
+                continue
+            else:
+                row = item
+            for feed in self._feeds:
+                feed.add(row)
+        return all([feed.pump(now=now) for feed in self._feeds])
+
+    # --- recording; the metrics' lock is held ------------------------------------------------------------------------
+
+    def _record(self, item: Item) -> None:
+        try:
+            if isinstance(item, tuple) and item[2] is not None:
+                item = (self._priced(item[0], item[2]), item[1], item[2])
+            self._record_metrics(item)
+        except Exception as error:
+            self._faults.note_in_background("metrics", error)
+        if len(self._recorded) < 2 * self._size:
+            self._recorded.append(item)
+        else:
+            if self._feeds:
+                self._drop_rows(1)
+            if isinstance(item, tuple) and item[2] is not None:
+                self._settle_safely(item[0], item[1], late=True)
+
+    def _record_metrics(self, item: Item) -> None:
+        if isinstance(item, tuple):
+            self._metrics.record(item[0], item[1])
+        elif isinstance(item, Run):
+            self._metrics.record_run(item)
+        else:
+            self._metrics.record_feedback(item)
+
+    def _priced(self, call: Call, price: PriceLater) -> Call:
+        try:
+            return price(call)
+        except Exception as error:
+            self._faults.note_in_background("price", error)
+            return call
+
+    def _settle_safely(self, call: Call, span: Span, *, late: bool) -> None:
+        try:
+            self._settle(call, span, late)
+        except Exception as error:
+            self._faults.note_in_background("settle", error)
+
+    def _emit_safely(self, item: FeedbackItem) -> None:
+        try:
+            item.emit()
+        except Exception as error:
+            self._faults.note_in_background("feedback", error)
+
+    def _drop_rows(self, number: int) -> None:
+        self._metrics.count_dropped(sc.DROPPED_STORE, number)
