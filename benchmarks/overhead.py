@@ -2,8 +2,9 @@
 
     uv run python benchmarks/overhead.py [--json] [--calls 100] [--streams 20] [--keep FOLDER]
 
-Each phase of each variant runs in a process of its own. Costs are CPU instructions counted by valgrind's callgrind where `valgrind`
-and a C compiler are installed, else nanoseconds of CPU time. README.md in this folder has the rules.
+Each phase of each variant runs in a process of its own. Costs are CPU instructions counted by
+valgrind's callgrind where `valgrind` and a C compiler are installed, else nanoseconds of CPU time. README.md in this
+folder has the rules.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import concurrent.futures
 import ctypes
 import gc
+import importlib
 import json
 import os
 import re
@@ -88,7 +90,7 @@ def usage() -> dict[str, Any]:
 
 def completion(content: str) -> bytes:
     """A chat completion's body with this content."""
-    message = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
     body = {
         "id": "chatcmpl-BenchmarkBenchmarkBenchmark01",
         "object": "chat.completion",
@@ -201,9 +203,7 @@ def run_phase(variant: str, phase: str, *, folder: Path, count: int, library: st
     flush_tierwise: Callable[[], object] = lambda: None  # noqa: E731
     if variant == "floor":
         sys.path.insert(0, str(HERE))
-        import floor  # type: ignore[import-not-found, unused-ignore]
-
-        floor.install(tracer_provider, meter_provider)
+        importlib.import_module("floor").install(tracer_provider, meter_provider)
     elif variant == "tierwise":
         import tierwise
 
@@ -386,7 +386,7 @@ def measure(variant: str, phase: str, *, root: Path, count: int, library: str | 
     if done.returncode != 0:
         raise SystemExit(f"{variant}, {phase}: the process failed with {done.returncode}:\n{done.stderr[-4000:]}")
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    check(f"{variant}, {phase}", result["recorded"])
+    check(variant, result["recorded"])
     return result["figures"] or read_dumps(folder)
 
 

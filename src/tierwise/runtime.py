@@ -22,7 +22,7 @@ from tierwise.instrument.parsing import compile_schema, parse_json
 if TYPE_CHECKING:
     from tierwise.evidence.sqlite import SqliteStore
     from tierwise.pricing.book import CatalogueBook
-    from tierwise.telemetry.recorder import TelemetryRecorder
+    from tierwise.telemetry import Telemetry
 
 __all__ = ["Runtime", "bench_round", "force_flush", "instrument_client", "open_store", "shutdown"]
 
@@ -36,21 +36,18 @@ _books: dict[str, CatalogueBook] = {}
 class Runtime:
     """What the instrumented clients of one store and one set of providers share."""
 
-    recorder: TelemetryRecorder
+    telemetry: Telemetry
     store: SqliteStore | None
-    owns_store: bool
     keep: tuple[object, ...]
     """The providers whose identity is part of this runtime's key, kept so that no other object takes their place."""
 
     def flush(self, timeout_s: float) -> bool:
         """Write every finished call to the store and the exporters."""
-        return self.recorder.flush(timeout_s)
+        return self.telemetry.force_flush(timeout_s)
 
     def close(self) -> None:
-        """Flush, stop the worker, close the store that was opened here."""
-        self.recorder.shutdown()
-        if self.store is not None and self.owns_store:
-            self.store.close()
+        """Flush, stop the worker, close the store."""
+        self.telemetry.shutdown()
 
 
 def instrument_client(
@@ -71,7 +68,7 @@ def instrument_client(
     runtime = _runtime(settings, store, tracer_provider, meter_provider, logger_provider)
     book = _book(policy)
     wiring = Wiring(
-        recorder=runtime.recorder,
+        recorder=runtime.telemetry.recorder,
         prices=book,
         parse_json=parse_json,
         compile_schema=compile_schema,
@@ -117,7 +114,7 @@ def _runtime(
         runtime = _runtimes.get(key)
         if runtime is None:
             used = opened if opened is not None else _open_for_writing(settings, named=store is not None)
-            runtime = _runtimes[key] = _build(used, opened is None, tracer_provider, meter_provider, logger_provider)
+            runtime = _runtimes[key] = _build(used, tracer_provider, meter_provider, logger_provider)
     return runtime
 
 
@@ -136,20 +133,18 @@ def _open_for_writing(settings: Settings, *, named: bool) -> SqliteStore | None:
         return None
 
 
-def _build(
-    store: SqliteStore | None, owns_store: bool, tracer_provider: Any, meter_provider: Any, logger_provider: Any
-) -> Runtime:
-    from tierwise.telemetry.recorder import build_recorder
-    from tierwise.telemetry.setup import providers
+def _build(store: SqliteStore | None, tracer_provider: Any, meter_provider: Any, logger_provider: Any) -> Runtime:
+    from tierwise import __version__
+    from tierwise.telemetry import open_telemetry
 
-    found = providers(tracer_provider=tracer_provider, meter_provider=meter_provider, logger_provider=logger_provider)
-    recorder = build_recorder(found, sinks=() if store is None else (store,))
-    return Runtime(
-        recorder=recorder,
-        store=store,
-        owns_store=owns_store,
-        keep=(store, tracer_provider, meter_provider, logger_provider),
+    telemetry = open_telemetry(
+        sinks=() if store is None else (store,),
+        tracer_provider=tracer_provider,
+        meter_provider=meter_provider,
+        logger_provider=logger_provider,
+        version=__version__,
     )
+    return Runtime(telemetry=telemetry, store=store, keep=(tracer_provider, meter_provider, logger_provider))
 
 
 def force_flush(timeout_s: float) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tierwise.core.call import Call, Request, Run, TaskContext
+from tierwise.core.call import Call, Content, Request, Run, TaskContext
 from tierwise.core.cost import Rates
 from tierwise.core.policy import Policy
 
@@ -33,6 +33,8 @@ class MemoryRecorder:
     spans: list[MemorySpan] = field(default_factory=list)
     errors: list[tuple[str, BaseException]] = field(default_factory=list)
     active: int = 0
+    captures_content: bool = False
+    contents: list[Content | None] = field(default_factory=list)
 
     def start(self, request: Request, context: TaskContext, started_at_ns: int) -> MemorySpan:
         """Remember a new span."""
@@ -53,9 +55,17 @@ class MemoryRecorder:
         """No ids: nothing is exported."""
         return (0, 0)
 
-    def finish(self, span: Any, call: Call, *, price_later: Callable[[Call], Call] | None = None) -> None:
-        """Keep a finished call, priced."""
+    def finish(
+        self,
+        span: Any,
+        call: Call,
+        *,
+        price_later: Callable[[Call], Call] | None = None,
+        content: Content | None = None,
+    ) -> None:
+        """Keep a finished call, priced, and its content when that was asked for."""
         span.ended += 1
+        self.contents.append(content)
         self.calls.append(call if price_later is None else price_later(call))
 
     def finish_run(self, run: Run) -> None:

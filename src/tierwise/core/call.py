@@ -107,6 +107,16 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """Prompts and answers of one call as JSON texts, read only when the application asked for content to be recorded."""
+
+    input_messages: str | None = None
+    output_messages: str | None = None
+    system_instructions: str | None = None
+    tool_definitions: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
     """One check's score in [0, 1] for one call, and whether it reached its threshold."""
 

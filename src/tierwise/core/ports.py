@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from tierwise.core.call import Call, Request, Run, TaskContext
+from tierwise.core.call import Call, Content, Request, Run, TaskContext
 from tierwise.core.cost import Rates
 
 ParseJson = Callable[[str], object]
@@ -78,7 +78,19 @@ class Recorder(Protocol):
         """(trace id, span id), zeros when the span is not valid."""
         ...
 
-    def finish(self, span: Span, call: Call, *, price_later: Callable[[Call], Call] | None = None) -> None:
+    @property
+    def captures_content(self) -> bool:
+        """Whether the application asked for prompts and answers to be recorded (off by default)."""
+        ...
+
+    def finish(
+        self,
+        span: Span,
+        call: Call,
+        *,
+        price_later: Callable[[Call], Call] | None = None,
+        content: Content | None = None,
+    ) -> None:
         """Set the remaining attributes, end the span and queue the call for metrics and store.
 
         With `price_later` (the catalogue is still loading) the worker prices the call, then ends the span with its

@@ -18,6 +18,7 @@ from tierwise.core.epoch import epoch_of
 from tierwise.core.outcome import Expectation, Judgement, judge, outcome_of_error
 from tierwise.core.policy import TaskPolicy
 from tierwise.core.ports import CompileSchema, ParseJson, PriceBook, Recorder, SchemaCheck
+from tierwise.instrument.content import content_of
 from tierwise.instrument.context import RunState, current_scope, effective_context
 from tierwise.instrument.dialects import dialect_for
 from tierwise.instrument.dialects.base import Dialect, Endpoint, Reading
@@ -211,8 +212,8 @@ class Observation:
         self.tries: list[Try] = []
         self.options = self._observed_options(options)
         self.started_at_ns = time.time_ns()
-        self.span = hook.recorder.start(self.request, self.context, self.started_at_ns)
         self.t0 = self.try_t0 = time.perf_counter()
+        self.span = hook.recorder.start(self.request, self.context, self.started_at_ns)
         if self.run is not None:
             self.rung = self.run.begin(hook.recorder)
 
@@ -383,7 +384,8 @@ class Observation:
         for fault in judgement.faults:
             hook.recorder.internal_error("check", fault)
         pending = not hook.wiring.prices.ready and (usage is not None and cost is None)
-        hook.recorder.finish(self.span, call, price_later=self._price_later if pending else None)
+        content = content_of(self.body, reading.choices) if hook.recorder.captures_content else None
+        hook.recorder.finish(self.span, call, price_later=self._price_later if pending else None, content=content)
         if self.run is not None:
             self.run.done(call)
 

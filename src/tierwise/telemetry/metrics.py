@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from opentelemetry import metrics as metrics_api
@@ -17,9 +18,31 @@ from opentelemetry.trace import INVALID_SPAN, Span, set_span_in_context
 from tierwise.core.route import RouteTable
 from tierwise.telemetry import semconv as sc
 from tierwise.telemetry.series import (
-    SERIES_LIMIT, TOKEN_KINDS, Attributes, CallKey, CallRow, Cell, CheckRow, FeedbackKey, FeedbackRow, GenAiKey, GenAiRow,
-    RunKey, RunRow, Series, call_key, clean, countable, fold_call, fold_check, fold_feedback, fold_gen_ai, fold_run,
-    fold_token, gen_ai_key, run_key,
+    SERIES_LIMIT,
+    TOKEN_KINDS,
+    Attributes,
+    CallKey,
+    CallRow,
+    Cell,
+    CheckRow,
+    FeedbackKey,
+    FeedbackRow,
+    GenAiKey,
+    GenAiRow,
+    RunKey,
+    RunRow,
+    Series,
+    call_key,
+    clean,
+    countable,
+    fold_call,
+    fold_check,
+    fold_feedback,
+    fold_gen_ai,
+    fold_run,
+    fold_token,
+    gen_ai_key,
+    run_key,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -76,9 +99,7 @@ class _Instruments:
         operation_duration = _histogram(meter, sc.OPERATION_DURATION)
         self.embeddings_duration = (operation_duration,)
         self.duration = ((operation_duration,) if released else ()) + histograms((latest, sc.INFERENCE_DURATION))
-        self.ttfc = histograms(
-            (released, sc.OPERATION_TIME_TO_FIRST_CHUNK), (latest, sc.INFERENCE_TIME_TO_FIRST_CHUNK)
-        )
+        self.ttfc = histograms((released, sc.OPERATION_TIME_TO_FIRST_CHUNK), (latest, sc.INFERENCE_TIME_TO_FIRST_CHUNK))
         self.per_chunk = histograms(
             (released, sc.OPERATION_TIME_PER_OUTPUT_CHUNK), (latest, sc.INFERENCE_TIME_PER_OUTPUT_CHUNK)
         )
@@ -117,9 +138,7 @@ class MetricTable:
 
     def _clear(self) -> None:
         limit = self._limit
-        self._calls: Series[CallKey, CallRow] = Series(
-            limit=limit, make=CallRow, fold=fold_call, on_fold=self._folded
-        )
+        self._calls: Series[CallKey, CallRow] = Series(limit=limit, make=CallRow, fold=fold_call, on_fold=self._folded)
         self._tokens: Series[tuple[CallKey, str], Cell] = Series(
             limit=limit, make=_token_cell, fold=fold_token, on_fold=self._folded
         )
@@ -212,9 +231,7 @@ class MetricTable:
         if call.usage is not None:
             self._record_usage(call.usage, key, row, gen_ai, names, embeddings)
 
-    def _record_stream(
-        self, call: Call, first_s: float, names: GenAiRow, row: CallRow, context: Context
-    ) -> None:
+    def _record_stream(self, call: Call, first_s: float, names: GenAiRow, row: CallRow, context: Context) -> None:
         for histogram in self._instruments.ttfc:
             histogram.record(first_s, names.attributes, context)
         self._instruments.call_ttfc.record(first_s, row.histogram_attributes, context)
@@ -258,7 +275,7 @@ class MetricTable:
                 instruments.output_tokens.record(written, names.attributes, _NO_EXEMPLAR)
 
     def _add_usage(self, gen_ai: GenAiKey, names: GenAiRow, kind: str, count: int) -> None:
-        key = ((*gen_ai[:6], None), kind)
+        key: tuple[GenAiKey, str] = ((*gen_ai[:6], None), kind)
         if key not in self._usage and len(self._usage) >= self._limit:
             key = (fold_gen_ai(key[0], 1), kind)
             names = GenAiRow(key[0])
@@ -333,11 +350,14 @@ class MetricTable:
         counter(sc.RUN_DURATION, lambda: ((row.duration_s, row.attributes) for row in self._runs.rows.values()))
         if self._latest:
             for kind, metric in sc.INFERENCE_USAGE.items():
-                counter(metric, lambda kind=kind: _cells(c for k, c in self._usage.items() if k[1] == kind))
+                counter(metric, partial(self._used, kind))
         counter(sc.INTERNAL_ERRORS, lambda: self._internal_counts("errors"))
         counter(sc.INTERNAL_DROPPED, lambda: self._internal_counts("dropped"))
         info = sc.ROUTE_INFO
         meter.create_observable_gauge(info.name, [self._observe_routes], info.unit, info.description)
+
+    def _used(self, kind: str) -> Iterable[tuple[float | int, Attributes]]:
+        return _cells(cell for key, cell in self._usage.items() if key[1] == kind)
 
     def _internal_counts(self, kind: str) -> list[tuple[float | int, Attributes]]:
         self._take_notes()

@@ -182,7 +182,9 @@ CALL_COST: Final = _count("tierwise.call.cost", "{USD}", "Cost of calls.")
 CALL_COST_SQUARED: Final = _count("tierwise.call.cost.squared", "{USD2}", "Sum of the squared costs of calls.")
 CALL_RETRIES: Final = _count("tierwise.call.retries", "{retry}", "Retries made by the client inside calls.")
 CALL_RETRIED: Final = _count("tierwise.call.retried", "{call}", "Calls with at least one retry.")
-CALL_TOKENS: Final = _count("tierwise.call.tokens", "{token}", "Tokens of calls by kind, as the provider reported them.")
+CALL_TOKENS: Final = _count(
+    "tierwise.call.tokens", "{token}", "Tokens of calls by kind, as the provider reported them."
+)
 CHECK_SCORE: Final = _count("tierwise.check.score", "1", "Sum of check scores, each in [0, 1].")
 CHECK_COUNT: Final = _count("tierwise.check.count", "{check}", "Checks made on calls.")
 FEEDBACK: Final = _count("tierwise.feedback", "{call}", "Verdicts of the application on calls.")
@@ -209,8 +211,6 @@ ATTRIBUTES: Final = frozenset(
 """Every attribute name above, for dashboards and collector configurations to be checked against."""
 
 METRICS: Final = {
-    value.name: value
-    for value in (*globals().copy().values(), *INFERENCE_USAGE.values())
-    if isinstance(value, Metric)
+    value.name: value for value in (*globals().copy().values(), *INFERENCE_USAGE.values()) if isinstance(value, Metric)
 }
 """Every metric above by name."""

@@ -94,7 +94,9 @@ class Cell:
 class CallRow:
     """Sums over the calls of one series; costs in USD."""
 
-    __slots__ = ("attributes", "calls", "cost", "cost_squared", "histogram_attributes", "priced", "retried", "retries", "tokens")  # fmt: skip
+    __slots__ = (
+        "attributes", "calls", "cost", "cost_squared", "histogram_attributes", "priced", "retried", "retries", "tokens",
+    )  # fmt: skip
 
     def __init__(self, key: CallKey) -> None:
         task, provider, candidate, response_model, epoch, arm, rung, grade, outcome, form, member = key

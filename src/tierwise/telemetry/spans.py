@@ -71,6 +71,15 @@ def request_attributes(request: Request, context: TaskContext) -> Attributes:
         attributes[sc.OPENAI_API_TYPE] = request.api_type
     if request.stream:
         attributes[sc.REQUEST_STREAM] = True
+    _set_parameters(attributes, request)
+    if context.risk is not None:
+        attributes[sc.RISK] = context.risk
+    if context.prompt_version is not None:
+        attributes[sc.PROMPT_VERSION] = text(context.prompt_version)
+    return attributes
+
+
+def _set_parameters(attributes: Attributes, request: Request) -> None:
     if request.temperature is not None:
         attributes[sc.REQUEST_TEMPERATURE] = float(request.temperature)
     if request.max_tokens is not None:
@@ -91,11 +100,6 @@ def request_attributes(request: Request, context: TaskContext) -> Attributes:
         _integer(attributes, sc.EMBEDDINGS_DIMENSION_COUNT, request.dimensions)
     if request.encoding_formats:
         attributes[sc.REQUEST_ENCODING_FORMATS] = texts(request.encoding_formats)
-    if context.risk is not None:
-        attributes[sc.RISK] = context.risk
-    if context.prompt_version is not None:
-        attributes[sc.PROMPT_VERSION] = text(context.prompt_version)
-    return attributes
 
 
 def call_attributes(call: Call) -> Attributes:
@@ -131,6 +135,11 @@ def call_attributes(call: Call) -> Attributes:
         attributes[sc.OPENAI_RESPONSE_SERVICE_TIER] = text(answer.service_tier)
     if answer.system_fingerprint is not None:
         attributes[sc.OPENAI_RESPONSE_SYSTEM_FINGERPRINT] = text(answer.system_fingerprint)
+    _set_rest(attributes, call)
+    return attributes
+
+
+def _set_rest(attributes: Attributes, call: Call) -> None:
     if call.retries:
         attributes[sc.RETRY_BACKOFF] = float(call.backoff_s)
     if call.advice is not None:
@@ -143,7 +152,6 @@ def call_attributes(call: Call) -> Attributes:
         attributes[sc.ROUTE_VERSION] = call.route_version
     if call.propensity is not None:
         attributes[sc.PROPENSITY] = float(call.propensity)
-    return attributes
 
 
 def _set_tokens(attributes: Attributes, usage: Usage) -> None:

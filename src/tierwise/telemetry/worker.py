@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from tierwise.core.call import Call, Run
-from tierwise.core.errors import StoreError
 from tierwise.telemetry import process
 from tierwise.telemetry import semconv as sc
+from tierwise.telemetry.feed import BATCH, Feed
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -26,12 +24,8 @@ if TYPE_CHECKING:
     from tierwise.telemetry.series import FeedbackKey
 
 CAPACITY: Final = 16_384
-BATCH: Final = 512
 INTERVAL_S: Final = 0.1
 _ROUNDS_BEFORE_SLEEP: Final = 20
-_BACKOFF_S: Final = (0.1, 5.0)
-
-_log = logging.getLogger("tierwise")
 
 PriceLater = Callable[[Call], Call]
 CallItem = tuple[Call, "Span", PriceLater | None]
@@ -64,85 +58,6 @@ class _Ticket:
         self.ok = False
 
 
-class _Feed:
-    """Rows on their way to one sink: kept and retried while the store refuses, dropped and counted beyond `capacity`."""
-
-    def __init__(self, sink: Sink, *, capacity: int, faults: Faults, dropped: Callable[[int], None]) -> None:
-        self.sink = sink
-        self._capacity = capacity
-        self._faults = faults
-        self._dropped = dropped
-        self._rows: deque[Call | Run] = deque()
-        self._retry_at = 0.0
-        self._backoff_s = _BACKOFF_S[0]
-        self._warned = False
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def add(self, row: Call | Run) -> None:
-        if len(self._rows) >= self._capacity:
-            self._dropped(1)
-        else:
-            self._rows.append(row)
-
-    def pump(self, *, now: bool = False) -> bool:
-        """Write what waits; True when nothing does any more. `now` ignores the pause after a failure."""
-        while self._rows:
-            if not now and time.monotonic() < self._retry_at:
-                return False
-            batch = list(islice(self._rows, BATCH))
-            try:
-                self.sink.write(batch)
-            except StoreError as error:
-                self._refused(error)
-                return False
-            except Exception as error:
-                self._faults.note_in_background("sink", error)
-                self._dropped(len(batch))
-            else:
-                self._backoff_s = _BACKOFF_S[0]
-                self._warned = False
-            for _ in batch:
-                self._rows.popleft()
-        return True
-
-    def flush(self) -> bool:
-        try:
-            self.sink.flush()
-        except StoreError as error:
-            self._refused(error)
-            return False
-        except Exception as error:
-            self._faults.note_in_background("sink", error)
-            return False
-        return True
-
-    def close(self) -> None:
-        if self._rows:
-            self._dropped(len(self._rows))
-            _log.warning("tierwise: %d calls could not be stored before the end and are lost to the store", len(self))
-            self._rows.clear()
-        try:
-            self.sink.close()
-        except Exception as error:
-            self._faults.note_in_background("sink", error)
-
-    def after_fork_in_child(self) -> None:
-        self._rows.clear()
-        self._retry_at = 0.0
-        forked = getattr(self.sink, "after_fork_in_child", None)
-        if forked is not None:
-            forked()
-
-    def _refused(self, error: StoreError) -> None:
-        self._retry_at = time.monotonic() + self._backoff_s
-        self._backoff_s = min(self._backoff_s * 2, _BACKOFF_S[1])
-        if not self._warned:
-            self._warned = True
-            _log.warning("tierwise: %s; calls are kept in memory and written as soon as that works again", error)
-
-
 class Worker:
     """Takes finished calls from any thread; `put` never blocks and never raises for want of room.
 
@@ -167,7 +82,7 @@ class Worker:
         self._size = capacity
         self._room = capacity
         self._closed = False
-        self._feeds = [_Feed(sink, capacity=capacity, faults=faults, dropped=self._drop_rows) for sink in sinks]
+        self._feeds = [Feed(sink, capacity=capacity, faults=faults, dropped=self._drop_rows) for sink in sinks]
         self._start_over()
         metrics.add_drain(self.drain)
         process.watch(self)
@@ -258,23 +173,23 @@ class Worker:
     # --- the caller's side, rare paths -------------------------------------------------------------------------------
 
     def _overflow(self, item: Item) -> None:
-        """Full (or closed): record the metrics here, leave the store out. Never waits: a busy lock means queueing."""
-        if self._feeds and not isinstance(item, FeedbackItem):
-            self._drop_rows(1)
+        """Full (or closed): record the metrics here, leave the store out. A busy lock means queueing, not waiting."""
         lock = self._metrics.lock
-        if not lock.acquire(blocking=False):
-            if len(self._queue) < 2 * self._size:
-                self._queue.append(_without_row(item))
+        if not (lock.acquire(timeout=0.5) if self._closed else lock.acquire(blocking=False)):
+            if len(self._queue) < 2 * self._size and not self._closed:
+                self._queue.append(item)
             else:
                 self._metrics.count_dropped("metrics")
             return
+        if self._feeds and not isinstance(item, FeedbackItem):
+            self._drop_rows(1)
         try:
             if isinstance(item, tuple) and item[2] is not None:
                 # Pricing may wait for the catalogue; the caller must not.
                 self._metrics.count_dropped(sc.DROPPED_PRICE)
                 self._settle_safely(item[0], item[1], late=True)
             self._record_metrics(item)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             self._faults.note_in_background("metrics", error)
         finally:
             lock.release()
@@ -318,7 +233,7 @@ class Worker:
             try:
                 self.drain()
                 self._pump()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 self._faults.note_in_background("worker", error)
             for ticket in tickets:
                 self._serve(ticket)
@@ -349,14 +264,15 @@ class Worker:
             while not ok and time.monotonic() < ticket.deadline:
                 time.sleep(min(0.05, max(0.0, ticket.deadline - time.monotonic())))
                 ok = self._pump(now=True)
-            ok = all([feed.flush() for feed in self._feeds]) and ok
+            flushed = [feed.flush() for feed in self._feeds]
+            ok = all(flushed) and ok
             if ticket.exporters and self._flush_exporters is not None:
                 ok = self._flush_exporters(max(0.1, ticket.deadline - time.monotonic())) and ok
             if ticket.last:
                 for feed in self._feeds:
                     feed.close()
             ticket.ok = ok
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             self._faults.note_in_background("worker", error)
         finally:
             ticket.finished = True
@@ -378,7 +294,8 @@ class Worker:
                 row = item
             for feed in self._feeds:
                 feed.add(row)
-        return all([feed.pump(now=now) for feed in self._feeds])
+        written = [feed.pump(now=now) for feed in self._feeds]
+        return all(written)
 
     # --- recording; the metrics' lock is held ------------------------------------------------------------------------
 
@@ -387,7 +304,7 @@ class Worker:
             if isinstance(item, tuple) and item[2] is not None:
                 item = (self._priced(item[0], item[2]), item[1], item[2])
             self._record_metrics(item)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             self._faults.note_in_background("metrics", error)
         if len(self._recorded) < 2 * self._size:
             self._recorded.append(item)
@@ -408,20 +325,20 @@ class Worker:
     def _priced(self, call: Call, price: PriceLater) -> Call:
         try:
             return price(call)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             self._faults.note_in_background("price", error)
             return call
 
     def _settle_safely(self, call: Call, span: Span, *, late: bool) -> None:
         try:
             self._settle(call, span, late)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             self._faults.note_in_background("settle", error)
 
     def _emit_safely(self, item: FeedbackItem) -> None:
         try:
             item.emit()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             self._faults.note_in_background("feedback", error)
 
     def _drop_rows(self, number: int) -> None:

@@ -1,0 +1,105 @@
+"""Rows on their way to one sink: batches, retries while the store refuses, a bounded memory."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from tierwise.core.errors import StoreError
+
+if TYPE_CHECKING:
+    from tierwise.core.call import Call, Run
+    from tierwise.core.ports import Sink
+    from tierwise.telemetry.faults import Faults
+
+BATCH: Final = 512
+_BACKOFF_S: Final = (0.1, 5.0)
+
+_log = logging.getLogger("tierwise")
+
+
+class Feed:
+    """Rows on their way to one sink: kept and retried while the store refuses, dropped and counted beyond `capacity`."""
+
+    def __init__(self, sink: Sink, *, capacity: int, faults: Faults, dropped: Callable[[int], None]) -> None:
+        self.sink = sink
+        self._capacity = capacity
+        self._faults = faults
+        self._dropped = dropped
+        self._rows: deque[Call | Run] = deque()
+        self._retry_at = 0.0
+        self._backoff_s = _BACKOFF_S[0]
+        self._warned = False
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, row: Call | Run) -> None:
+        """Queue one row; dropped and counted when there is no room."""
+        if len(self._rows) >= self._capacity:
+            self._dropped(1)
+        else:
+            self._rows.append(row)
+
+    def pump(self, *, now: bool = False) -> bool:
+        """Write what waits; True when nothing does any more. `now` ignores the pause after a failure."""
+        while self._rows:
+            if not now and time.monotonic() < self._retry_at:
+                return False
+            batch = list(islice(self._rows, BATCH))
+            try:
+                self.sink.write(batch)
+            except StoreError as error:
+                self._refused(error)
+                return False
+            except Exception as error:  # noqa: BLE001
+                self._faults.note_in_background("sink", error)
+                self._dropped(len(batch))
+            else:
+                self._backoff_s = _BACKOFF_S[0]
+                self._warned = False
+            for _ in batch:
+                self._rows.popleft()
+        return True
+
+    def flush(self) -> bool:
+        """Have the sink make everything durable; False when it refuses."""
+        try:
+            self.sink.flush()
+        except StoreError as error:
+            self._refused(error)
+            return False
+        except Exception as error:  # noqa: BLE001
+            self._faults.note_in_background("sink", error)
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the sink; rows it never took are counted as dropped."""
+        if self._rows:
+            self._dropped(len(self._rows))
+            _log.warning("tierwise: %d calls could not be stored before the end and are lost to the store", len(self))
+            self._rows.clear()
+        try:
+            self.sink.close()
+        except Exception as error:  # noqa: BLE001
+            self._faults.note_in_background("sink", error)
+
+    def after_fork_in_child(self) -> None:
+        """Forget the parent's rows and let the sink open connections of its own."""
+        self._rows.clear()
+        self._retry_at = 0.0
+        forked = getattr(self.sink, "after_fork_in_child", None)
+        if forked is not None:
+            forked()
+
+    def _refused(self, error: StoreError) -> None:
+        self._retry_at = time.monotonic() + self._backoff_s
+        self._backoff_s = min(self._backoff_s * 2, _BACKOFF_S[1])
+        if not self._warned:
+            self._warned = True
+            _log.warning("tierwise: %s; calls are kept in memory and written as soon as that works again", error)

@@ -1,0 +1,156 @@
+"""From a call to its span, its metrics and its rows: `TelemetryRecorder` implements `core.ports.Recorder`."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable
+from typing import Final
+
+from opentelemetry import context as context_api
+from opentelemetry import trace as trace_api
+from opentelemetry._logs import Logger
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
+
+from tierwise.core.call import Arm, Call, Grade, Request, Run, TaskContext
+from tierwise.core.ports import Span as HookSpan
+from tierwise.core.route import RouteTable
+from tierwise.telemetry import semconv as sc
+from tierwise.telemetry.faults import Faults
+from tierwise.telemetry.metrics import MetricTable
+from tierwise.telemetry.series import clean
+from tierwise.telemetry.spans import emit_evaluation, emit_failed_checks, end_span, request_attributes
+from tierwise.telemetry.worker import FeedbackItem, Settle, Worker
+
+_CLIENT: Final = SpanKind.CLIENT
+
+
+def settle_with(logger: Logger) -> Settle:
+    """What the worker does for a call beyond metrics and rows: ends a span that waited for prices, reports checks."""
+
+    def settle(call: Call, span: Span, late: bool) -> None:
+        if late:
+            end_span(span, call)
+        emit_failed_checks(logger, call, span)
+
+    return settle
+
+
+class TelemetryRecorder:
+    """Starts and ends the spans of calls on the caller's thread and hands everything else to the worker.
+
+    `late_provider` says that the tracer came from the API's proxy: spans are then no-ops until the application sets a
+    provider, and no attribute is built for them.
+    """
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        metrics: MetricTable,
+        worker: Worker,
+        *,
+        faults: Faults,
+        logger: Logger,
+        late_provider: bool = False,
+    ) -> None:
+        self._tracer = tracer
+        self._metrics = metrics
+        self._worker = worker
+        self._faults = faults
+        self._logger = logger
+        self._waiting_for_provider = late_provider
+        self._put = worker.put
+
+    def start(self, request: Request, context: TaskContext, started_at_ns: int) -> Span:
+        """Start a CLIENT span named `{operation} {model}` with all request attributes; Unix nanoseconds."""
+        name = f"{request.operation} {request.model}"
+        if self._waiting_for_provider:
+            if isinstance(trace_api.get_tracer_provider(), trace_api.ProxyTracerProvider):
+                return self._tracer.start_span(name, kind=_CLIENT)
+            self._waiting_for_provider = False
+        if not name.isascii():
+            name = name.encode("utf-8", "replace").decode("utf-8")
+        return self._tracer.start_span(
+            name, kind=_CLIENT, attributes=request_attributes(request, context), start_time=started_at_ns
+        )
+
+    def activate(self, span: HookSpan) -> object:
+        """Make the span current on this thread or task; `None` when there is nothing to make current."""
+        if span is INVALID_SPAN or not isinstance(span, Span):
+            return None
+        return context_api.attach(trace_api.set_span_in_context(span))
+
+    def deactivate(self, token: object) -> None:
+        """Undo `activate`; silent when the token belongs to another context (a stream closed elsewhere)."""
+        if token is None:
+            return
+        try:
+            # `context.detach` would log the failure that is expected here.
+            if isinstance(token, contextvars.Token):
+                token.var.reset(token)
+            else:
+                context_api.detach(token)  # type: ignore[arg-type]
+        except Exception:  # noqa: BLE001, S110
+            pass
+
+    def ids(self, span: HookSpan) -> tuple[int, int]:
+        """(trace id, span id), zeros when the span is not valid."""
+        if not isinstance(span, Span):
+            return (0, 0)
+        context = span.get_span_context()
+        return (context.trace_id, context.span_id) if context.is_valid else (0, 0)
+
+    def finish(self, span: HookSpan, call: Call, *, price_later: Callable[[Call], Call] | None = None) -> None:
+        """Set the remaining attributes, end the span, queue the call; with `price_later` the worker ends the span."""
+        own = span if isinstance(span, Span) else INVALID_SPAN
+        try:
+            if price_later is None:
+                end_span(own, call)
+        except Exception as error:  # noqa: BLE001
+            self._faults.note_or_raise("span", error)
+        finally:
+            self._put((call, own, price_later))
+
+    def finish_run(self, run: Run) -> None:
+        """Queue a finished run of several calls."""
+        self._put(run)
+
+    def feedback(
+        self,
+        *,
+        accepted: bool,
+        task: str,
+        candidate: str,
+        epoch: str,
+        arm: Arm,
+        rung: int,
+        grade: Grade,
+        provider: str = "",
+        response_id: str | None = None,
+        trace_id: int = 0,
+        span_id: int = 0,
+    ) -> None:
+        """Count the application's verdict on an earlier call and emit it as an evaluation event in that call's span."""
+        span_context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+        context = trace_api.set_span_in_context(NonRecordingSpan(span_context), Context())
+
+        def emit() -> None:
+            emit_evaluation(
+                self._logger,
+                name=sc.EVALUATION_FEEDBACK,
+                score=1.0 if accepted else 0.0,
+                label=sc.SCORE_LABEL_ACCEPTED if accepted else sc.SCORE_LABEL_REJECTED,
+                response_id=response_id,
+                context=context,
+            )
+
+        key = (clean(task), provider, clean(candidate), clean(epoch), arm, rung, grade, accepted)
+        self._put(FeedbackItem(key=key, emit=emit))
+
+    def show_routes(self, routes: RouteTable | None) -> None:
+        """Show the routes in force as `tierwise.route.info`."""
+        self._metrics.set_routes(routes)
+
+    def internal_error(self, where: str, error: BaseException) -> None:
+        """Log once per place and count a fault inside tierwise; re-raises when TIERWISE_RAISE=1."""
+        self._faults.note_or_raise(where, error)
