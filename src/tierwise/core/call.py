@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from tierwise.core.cost import Cost
+from tierwise.core.records import quick
 
 Arm = Literal["primary", "canary", "explore", "shadow", "fallback", "pinned"]
 Grade = Literal["randomised", "observational"]
@@ -15,6 +16,7 @@ Risk = Literal["low", "normal", "high"]
 UNASSIGNED: Final = "unassigned"
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens of one call as the provider reported them. `None` means not reported; nothing is ever guessed.
@@ -32,6 +34,7 @@ class Usage:
     provider_cost_usd: float | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Try:
     """One failed HTTP request inside a call: its HTTP status or exception name, and the wait that followed."""
@@ -61,6 +64,7 @@ class TaskContext:
     round: int = -1
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One API request as read before it is sent; parameters that were not given are `None`."""
@@ -93,6 +97,7 @@ class Request:
     encoding_formats: tuple[str, ...] | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What the response said about itself, content left out."""
@@ -125,6 +130,7 @@ class CheckResult:
     passed: bool
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One finished call, ready to be recorded. Durations are seconds, money is USD, times are Unix nanoseconds."""

@@ -47,9 +47,7 @@ def rate_log_e(successes: float, n: float, rate: float, *, a: float = 1.0, b: fl
     return _mixture(successes, n, a, b) - _log_likelihood(successes, n - successes, rate)
 
 
-def rate_interval(
-    successes: float, n: float, alpha: float, *, a: float = 1.0, b: float = 1.0
-) -> tuple[float, float]:
+def rate_interval(successes: float, n: float, alpha: float, *, a: float = 1.0, b: float = 1.0) -> tuple[float, float]:
     """Confidence sequence of a rate: {p : E(p) < 1/alpha}, with E of `rate_log_e`; [H21] section 3.
 
     Exact, without a minimum n; no trials give (0, 1). Bounds are rounded outwards.

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
+from tierwise.core.records import quick
+
 if TYPE_CHECKING:
     from tierwise.core.call import Usage
 
@@ -24,6 +26,7 @@ _TICKS_PER_USD: Final = 10**10
 _LITELLM_HEADER: Final = "x-litellm-response-cost"
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """The cost of one call in USD and where the figure comes from."""

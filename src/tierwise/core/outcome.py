@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from tierwise.core.jsonform import ABSENT, JsonForm, JsonReading, parse_or_absent, read_json
+from tierwise.core.records import quick
 
 if TYPE_CHECKING:
     from tierwise.core.call import CheckResult
@@ -42,6 +43,7 @@ _OUTCOME_OF_FORM: Final[Mapping[str, str]] = {
 _FORM_RANK: Final[Mapping[str, int]] = {"fenced": 0, "mismatch": 1, "invalid": 2, "embedded": 3, "plain": 4}
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
     """One tool call of a choice; `arguments` is the text the model wrote, `None` for tools that take none."""
@@ -52,6 +54,7 @@ class ToolCall:
     """False for custom (free text) tools, whose input is not JSON."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """One choice as read from the response; `finish_reason` in the chat API's words."""
@@ -79,6 +82,7 @@ class Expectation:
     """The token limit that the request set, for the advice on truncated answers."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
     """How an answer is classified. With several choices the worst counts, for each field on its own."""

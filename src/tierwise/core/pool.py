@@ -85,6 +85,11 @@ class Selection:
     sessions: frozenset[str] = frozenset()
     """Bench sessions that randomised rows come from; `""` stands for live traffic."""
 
+    @property
+    def single_session(self) -> bool:
+        """Whether all randomised evidence comes from one bench session."""
+        return len(self.sessions) == 1 and "" not in self.sessions
+
     def pool(self, candidate: str, grade: Grade | None) -> Pool:
         """A candidate's evidence: randomised alone, or everything there is."""
         if grade == "randomised":

@@ -83,6 +83,7 @@ class Hook:
 
     __slots__ = (
         "_epochs",
+        "_limits",
         "endpoint",
         "first_party",
         "original_class",
@@ -106,6 +107,7 @@ class Hook:
         )
         self.schemas = SchemaCache(wiring.compile_schema, wiring.recorder.internal_error)
         self._epochs: dict[tuple[Any, ...], str] = {}
+        self._limits: dict[int | None, Expectation] = {}
 
     def for_copy(self, base_url: Any) -> Hook:
         """The hook of a copied client, whose base URL may differ."""
@@ -116,12 +118,21 @@ class Hook:
         try:
             dialect = dialect_for(options.method, options.url)
             body = options.json_data if dialect is not None else None
-            if dialect is None or not isinstance(body, Mapping):
+            if dialect is None or not (type(body) is dict or isinstance(body, Mapping)):
                 return None
             return Observation(self, dialect, body, options, stream, stream_cls)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the call
             self.recorder.internal_error("begin", error)
             return None
+
+    def limited(self, max_tokens: int | None) -> Expectation:
+        """An expectation of nothing but a token limit, cached."""
+        found = self._limits.get(max_tokens)
+        if found is None:
+            found = Expectation(max_tokens=max_tokens)
+            if len(self._limits) < _MAX_CACHED:
+                self._limits[max_tokens] = found
+        return found
 
     def epoch(self, candidate: str, model: str | None, rates: Rates | None, prompt_version: str | None) -> str:
         """The candidate's epoch, cached by what it is made from."""
@@ -190,11 +201,11 @@ class Observation:
         self, hook: Hook, dialect: Dialect, body: Mapping[str, Any], options: Any, stream: bool, stream_cls: Any
     ) -> None:
         self.hook, self.dialect, self.stream, self.stream_cls = hook, dialect, bool(stream), stream_cls
-        if isinstance(options.extra_json, Mapping):
+        if options.extra_json is not None and isinstance(options.extra_json, Mapping):
             body = {**body, **options.extra_json}
         self.body = body
         headers = options.headers
-        self.raw_mode: str | None = headers.get(RAW_RESPONSE_HEADER) if isinstance(headers, Mapping) else None
+        self.raw_mode: str | None = headers.get(RAW_RESPONSE_HEADER) if isinstance(headers, dict) else None
         self.request: Request = dialect.request(body, hook.endpoint, stream=self.stream)
         scope = current_scope()
         self.context: TaskContext = effective_context(scope, hook.task)
@@ -221,24 +232,29 @@ class Observation:
         """The options to send: a copy where the post-parser is watched or the stream's usage is asked for."""
         parser = options.post_parser
         watched = callable(parser)
-        stated = self.body.get("stream_options")
-        asks = (
-            self.stream
-            and self.hook.usage_wanted
-            and self.raw_mode is None
-            and self.dialect.asks_usage
-            and (stated is None or (isinstance(stated, Mapping) and "include_usage" not in stated))
-            and not (isinstance(options.extra_json, Mapping) and "stream_options" in options.extra_json)
-        )
+        asks = self.stream and self.hook.usage_wanted and self._may_ask(options.extra_json)
         if not watched and not asks:
             return options
         copied = options.model_copy() if hasattr(options, "model_copy") else options.copy()
         if watched:
             copied.post_parser = self._watch(parser)
         if asks:
-            copied.json_data = {**options.json_data, "stream_options": {**(stated or {}), "include_usage": True}}
+            copied.json_data = {
+                **options.json_data,
+                "stream_options": {**(self.body.get("stream_options") or {}), "include_usage": True},
+            }
             self.hide_usage = True
         return copied
+
+    def _may_ask(self, extra_json: Any) -> bool:
+        """Whether usage may be asked for: the caller sees no raw bytes and has said nothing about it."""
+        stated = self.body.get("stream_options")
+        return (
+            self.raw_mode is None
+            and self.dialect.asks_usage
+            and (stated is None or (isinstance(stated, Mapping) and "include_usage" not in stated))
+            and not (isinstance(extra_json, Mapping) and "stream_options" in extra_json)
+        )
 
     def _watch(self, parser: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def watched(parsed: Any) -> Any:
@@ -423,8 +439,8 @@ class Observation:
                 check = self.hook.schemas.check(self.dialect.tool_schema(self.body, call.name)) if call.json else None
                 if check is not None:
                     tools[call.name] = check
-        if not expects and not checks and not tools and request.max_tokens is None:
-            return _EXPECTS_NOTHING
+        if not expects and not checks and not tools:
+            return self.hook.limited(request.max_tokens)
         return Expectation(
             expects_json=expects,
             schema=self.hook.schemas.check(schema) if expects else None,
@@ -470,6 +486,3 @@ class Observation:
         rates = self._rates(call.answer)
         epoch = self.hook.epoch(call.candidate, call.answer.model, rates, call.context.prompt_version)
         return replace(call, cost=cost_of(call.usage, rates) if call.usage is not None else None, epoch=epoch)
-
-
-_EXPECTS_NOTHING: Final = Expectation()

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from tierwise.core.call import Answer, Request, Usage
 from tierwise.core.outcome import Choice
+from tierwise.core.records import quick
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,7 @@ class Endpoint:
     port: int | None
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """What one response holds. `error_type` is set when the body is an error although the status was 200."""

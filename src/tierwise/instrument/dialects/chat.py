@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from tierwise.core.call import Answer, Request, Usage
@@ -22,6 +22,18 @@ from tierwise.instrument.dialects.values import (
 )
 
 _JSON_FORMATS: Final = ("json_schema", "json_object")
+_PARAMETERS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+    "temperature": ("temperature", number),
+    "top_p": ("top_p", number),
+    "frequency_penalty": ("frequency_penalty", number),
+    "presence_penalty": ("presence_penalty", number),
+    "max_tokens": ("max_tokens", integer),
+    "seed": ("seed", integer),
+    "n": ("choice_count", integer),
+    "stop": ("stop_sequences", strings),
+    "reasoning_effort": ("reasoning_level", text_of),
+    "service_tier": ("service_tier", text_of),
+}
 
 
 def response_format_type(body: Mapping[str, Any]) -> str | None:
@@ -241,39 +253,42 @@ class Chat:
 
     def request(self, body: Mapping[str, Any], endpoint: Endpoint, *, stream: bool) -> Request:
         """Read the request body; odd values are left out."""
-        get_ = body.get
-        wanted = response_format_type(body)
-        limit = integer(get_("max_completion_tokens"))
-        choices = integer(get_("n"))
-        is_json = wanted in _JSON_FORMATS
+        found: dict[str, Any] = {}
+        for name, value in body.items():
+            parameter = _PARAMETERS.get(name)
+            if parameter is not None:
+                read = parameter[1](value)
+                if read is not None:
+                    found[parameter[0]] = read
+        if "response_format" in body:
+            wanted = response_format_type(body)
+            if wanted in _JSON_FORMATS:
+                found["output_type"], found["expects_json"] = "json", True
+            elif wanted == "text":
+                found["output_type"] = "text"
+        if "max_completion_tokens" in body:
+            limit = integer(body["max_completion_tokens"])
+            if limit is not None:
+                found["max_tokens"] = limit
+        if found.get("choice_count") == 1:
+            del found["choice_count"]
         return Request(
             operation="chat",
             api_type="chat_completions",
             provider=endpoint.provider,
-            model=text_of(get_("model")) or "",
+            model=text_of(body.get("model")) or "",
             server_address=endpoint.address,
             server_port=endpoint.port,
             stream=stream,
-            expects_json=is_json,
-            output_type="json" if is_json else ("text" if wanted == "text" else None),
-            temperature=number(get_("temperature")),
-            top_p=number(get_("top_p")),
-            frequency_penalty=number(get_("frequency_penalty")),
-            presence_penalty=number(get_("presence_penalty")),
-            max_tokens=integer(get_("max_tokens")) if limit is None else limit,
-            seed=integer(get_("seed")),
-            choice_count=choices if choices != 1 else None,
-            stop_sequences=strings(get_("stop")),
-            reasoning_level=text_of(get_("reasoning_effort")),
-            service_tier=text_of(get_("service_tier")),
+            **found,
         )
 
     def response(self, value: Any) -> Reading:
         """Read a whole response."""
         found = fields(value)
         listed = found.get("choices")
-        error = extra(value, "error") or found.get("error")
         choices = tuple(map(choice_of, listed)) if isinstance(listed, list) else ()
+        error = None if choices else extra(value, "error") or found.get("error")
         usage: Usage | None = usage_of(found.get("usage"))
         reasons = tuple([choice.finish_reason or "error" for choice in choices])
         chars = 0
@@ -291,7 +306,7 @@ class Chat:
             ),
             usage=usage,
             choices=choices,
-            error_type=error_type_of(error) if error and not choices else None,
+            error_type=error_type_of(error) if error else None,
         )
 
     def stream(self) -> ChatStream:

@@ -9,6 +9,13 @@ from tierwise.core.call import Usage
 
 _MAX_TEXT: Final = 256
 _EMPTY: Final[dict[str, Any]] = {}
+_INPUT_DETAILS: Final = {
+    "cached_tokens": "cache_read_tokens",
+    "cache_write_tokens": "cache_write_tokens",
+    "cache_creation_tokens": "cache_write_tokens",
+    "audio_tokens": "input_audio_tokens",
+}
+_OUTPUT_DETAILS: Final = {"reasoning_tokens": "reasoning_tokens", "audio_tokens": "output_audio_tokens"}
 
 
 def fields(value: Any) -> dict[str, Any]:
@@ -78,9 +85,10 @@ def content_text(value: Any) -> str | None:
     return None
 
 
-def provider_cost(usage: Any) -> float | None:
+def provider_cost(stated: Any) -> float | None:
     """The cost that a provider states beside its token counts (OpenRouter's `usage.cost`), USD."""
-    stated = get(usage, "cost")
+    if stated is None:
+        return None
     if isinstance(stated, Mapping):
         stated = stated.get("total_cost", stated.get("total"))
     if isinstance(stated, str):
@@ -108,24 +116,34 @@ def usage_of(usage: Any) -> Usage | None:
     input_tokens, output_tokens = count(first), count(second)
     if input_tokens is None and output_tokens is None:
         return None
-    cached = count(get(inputs, "cached_tokens")) if inputs is not None else None
-    if cached is None:
-        cached = count(get(usage, "prompt_cache_hit_tokens"))
-    written = None
+    details: dict[str, int] = {}
     if inputs is not None:
-        written = count(get(inputs, "cache_write_tokens"))
-        if written is None:
-            written = count(get(inputs, "cache_creation_tokens"))
-    return Usage(
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cache_read_tokens=cached,
-        cache_write_tokens=written,
-        reasoning_tokens=count(get(outputs, "reasoning_tokens")) if outputs is not None else None,
-        input_audio_tokens=count(get(inputs, "audio_tokens")) if inputs is not None else None,
-        output_audio_tokens=count(get(outputs, "audio_tokens")) if outputs is not None else None,
-        provider_cost_usd=provider_cost(usage),
-    )
+        _details(inputs, _INPUT_DETAILS, details)
+    if outputs is not None:
+        _details(outputs, _OUTPUT_DETAILS, details)
+    undeclared = getattr(usage, "__pydantic_extra__", None) or (found if found is usage else None)
+    stated = None
+    if undeclared:
+        if "cache_read_tokens" not in details:
+            cached = count(undeclared.get("prompt_cache_hit_tokens"))
+            if cached is not None:
+                details["cache_read_tokens"] = cached
+        stated = provider_cost(undeclared.get("cost"))
+    return Usage(input_tokens=input_tokens, output_tokens=output_tokens, provider_cost_usd=stated, **details)
+
+
+def _details(value: Any, names: dict[str, str], into: dict[str, int]) -> None:
+    """The known counts of a details object, declared or not."""
+    for found in (fields(value), getattr(value, "__pydantic_extra__", None)):
+        if not found:
+            continue
+        for name, number_of in found.items():
+            if number_of is not None:
+                known = names.get(name)
+                if known is not None and known not in into:
+                    tokens = count(number_of)
+                    if tokens is not None:
+                        into[known] = tokens
 
 
 def error_type_of(error: Any) -> str:

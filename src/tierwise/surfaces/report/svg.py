@@ -13,6 +13,9 @@ SHAPES: Final = ("circle", "square", "diamond", "triangle", "ring", "cross")
 OUTCOME_ORDER: Final = tuple(reversed(OUTCOMES))
 """Success first, then what is nearest to it."""
 
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strip:
@@ -114,18 +117,18 @@ def segments(outcomes: Mapping[str, int]) -> tuple[Segment, ...]:
     return tuple(parts)
 
 
-def scatter(points: Sequence[Point], *, width: float = 460, height: float = 280) -> Scatter | None:
+def scatter(points: Sequence[Point], *, width: float = 460, height: float = 300) -> Scatter | None:
     """Place candidates: cost to the right from 0, success upwards; `None` without a point of finite cost."""
     points = [point for point in points if math.isfinite(point.cost) and point.cost > 0]
     if not points:
         return None
-    left, right, top, bottom = 52.0, width - 16, 18.0, height - 44
+    left, right, top, bottom = 52.0, width - 30, 46.0, height - 44
     # A candidate with hardly a success has an endless interval: it must not squeeze the others together.
     reach = max(
         min(point.cost_high if math.isfinite(point.cost_high) else 0.0, 2.5 * max(p.cost for p in points))
         for point in points
     )
-    x_ticks = _nice(0.0, max(reach, max(point.cost for point in points)) * 1.04, count=5)
+    x_ticks = _nice(0.0, max(reach, *(point.cost for point in points)) * 1.04, count=4)
     y_ticks = _nice(min(0.9, max(0.0, min(point.rate_low for point in points))), 1.0, count=5)
     x_end, y_start = x_ticks[-1], y_ticks[0]
 
@@ -135,10 +138,11 @@ def scatter(points: Sequence[Point], *, width: float = 460, height: float = 280)
     def at_y(value: float) -> float:
         return round(bottom - (bottom - top) * (value - y_start) / (1.0 - y_start), 2)
 
+    dots = [(at_x(point.cost), at_y(point.rate)) for point in points]
+    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in dots]
     marks: list[Mark] = []
-    for point in sorted(points, key=lambda p: (-p.rate, p.cost)):
-        x, y = at_x(point.cost), at_y(point.rate)
-        leftwards = x > (left + right) / 2
+    for point, (x, y) in sorted(zip(points, dots, strict=True), key=lambda pair: (pair[1][1], pair[1][0])):
+        label_x, label_y, anchor = _label(len(point.name), x, y, taken, edges=(left, 24.0, right, bottom))
         marks.append(
             Mark(
                 name=point.name,
@@ -149,9 +153,9 @@ def scatter(points: Sequence[Point], *, width: float = 460, height: float = 280)
                 top=at_y(min(1.0, point.rate_high)),
                 bottom=at_y(max(y_start, point.rate_low)),
                 open_right=not math.isfinite(point.cost_high) or point.cost_high > x_end,
-                label_x=x - 9 if leftwards else x + 9,
-                label_y=_free(y - 8, leftwards, marks, top),
-                anchor="end" if leftwards else "start",
+                label_x=label_x,
+                label_y=label_y,
+                anchor=anchor,
                 series=point.series,
                 shape=SHAPES[point.series % len(SHAPES)],
                 recommended=point.recommended,
@@ -180,14 +184,29 @@ def pareto(points: Sequence[Point]) -> list[Point]:
     return best
 
 
-def _free(wanted: float, leftwards: bool, marks: Sequence[Mark], top: float) -> float:
-    """A height for a label that no label on the same side already has."""
-    height = max(wanted, top + 8)
-    taken = sorted(mark.label_y for mark in marks if (mark.anchor == "end") == leftwards)
-    for other in taken:
-        if abs(height - other) < 15:
-            height = other + 15
-    return round(height, 2)
+def _label(letters: int, x: float, y: float, taken: list[Box], *, edges: Box) -> tuple[float, float, str]:
+    """The first place around a dot where a label covers neither dot nor label and stays inside; reserves it in `taken`."""
+    wide = 7.0 * letters
+    choices: list[tuple[float, float, str]] = [
+        (x + side * 10 if side else x, y + down, {1: "start", -1: "end", 0: "middle"}[side])
+        for down in (-11, 20, -25, 34, -39, 48)
+        for side in (0, 1, -1)
+    ]
+    boxes = []
+    for at, base, anchor in choices:
+        start = at - {"start": 0.0, "end": wide, "middle": wide / 2}[anchor]
+        boxes.append((start, base - 12, start + wide, base + 3))
+    for choice, box in zip(choices, boxes, strict=True):
+        inside = box[0] >= edges[0] - 4 and box[1] >= edges[1] - 12 and box[2] <= edges[2] + 10 and box[3] <= edges[3]
+        if inside and not any(_overlap(box, other) for other in taken):
+            taken.append(box)
+            return round(choice[0], 2), round(choice[1], 2), choice[2]
+    at, base, anchor = choices[1 if x < (edges[0] + edges[2]) / 2 else 2]
+    return round(at, 2), round(base, 2), anchor
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _nice(low: float, high: float, *, count: int) -> list[float]:

@@ -75,11 +75,6 @@ def count(value: float | None) -> str:
     return ABSENT if value is None else f"{value:,.0f}"
 
 
-def interval(low: str, high: str) -> str:
-    """Two formatted limits as one interval."""
-    return f"{low} to {high}"
-
-
 def utc(moment_s: float) -> str:
     """A Unix time in seconds as `23 November 2026, 14:05 UTC`."""
     try:

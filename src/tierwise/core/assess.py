@@ -1,0 +1,210 @@
+"""Every candidate in numbers: guardrail states, comparison with the incumbent, and the report of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from tierwise.core.call import Grade
+from tierwise.core.compare import Comparison, compare, objective_value
+from tierwise.core.confseq import rate_interval
+from tierwise.core.guardrails import MeanEstimate, Minimum, combine, judge, mean_estimate, quantile_of, success_share
+from tierwise.core.policy import GuardrailMetric, TaskPolicy
+from tierwise.core.pool import Pool, Selection
+from tierwise.core.recommendation import CandidateReport, GuardrailState, Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One candidate as the rules see it; `place` is its place in the policy, `objective` smaller is better."""
+
+    name: str
+    incumbent: bool
+    place: int
+    epoch: str | None
+    grade: Grade | None
+    pool: Pool
+    n: int
+    successes: int
+    guardrails: tuple[GuardrailState, ...]
+    comparison: Comparison | None
+    objective: float | None
+    runs_needed: int
+    promising: bool
+    alpha: float
+    """Error probability of the intervals in the report: alpha over the number of candidates."""
+    minimum: Minimum
+
+    @property
+    def refuted(self) -> bool:
+        """Whether a guardrail is refuted."""
+        return any(g.state == "refuted" for g in self.guardrails)
+
+    @property
+    def failing(self) -> bool:
+        """Whether a guardrail is failing."""
+        return any(g.state == "failing" for g in self.guardrails)
+
+    @property
+    def unpriced(self) -> bool:
+        """Whether none of its runs has a known cost."""
+        return self.pool.total(lambda e: e.priced) <= 0
+
+    @property
+    def success_rate(self) -> float | None:
+        """Share of runs that succeeded."""
+        return self.successes / self.n if self.n else None
+
+    @property
+    def cost_per_run(self) -> float | None:
+        """Mean cost of a priced run, USD."""
+        estimate = mean_estimate("cost_per_call", self.pool)
+        return None if estimate is None else estimate.value
+
+
+def assess(
+    selection: Selection, policy: TaskPolicy, names: Sequence[str], current: str, grade: Grade | None
+) -> tuple[Candidate, tuple[Candidate, ...]]:
+    """The incumbent and its challengers, in the policy's order."""
+    alpha = 1.0 - policy.confidence
+    challengers = max(len(names) - 1, 1)
+    alpha_guardrail = alpha / max(len(names) * len(policy.guardrails), 1)
+    incumbent_pool = selection.pool(current, grade)
+    found: dict[str, Candidate] = {}
+    for place, name in enumerate(names):
+        pool = selection.pool(name, grade)
+        comparison = None
+        if name != current:
+            concurrent = grade == "randomised"
+            comparison = compare(incumbent_pool, pool, policy, alpha=alpha / challengers, concurrent=concurrent)
+        guardrails = tuple(_state(rule, selection, name, grade, alpha_guardrail, policy) for rule in policy.guardrails)
+        successes = int(max(pool.total(lambda e: e.successes), 0))
+        found[name] = Candidate(
+            name=name,
+            incumbent=name == current,
+            place=place,
+            epoch=selection.epochs.get(name),
+            grade=_grade_of(selection, name, grade),
+            pool=pool,
+            n=int(pool.total(lambda e: e.n)),
+            successes=successes,
+            guardrails=guardrails,
+            comparison=comparison,
+            objective=objective_value(pool, policy),
+            runs_needed=_runs_needed(comparison, pool, guardrails, policy),
+            promising=_promising(comparison, guardrails, policy),
+            alpha=alpha / len(names),
+            minimum=Minimum(runs=policy.min_runs, buckets=policy.min_buckets),
+        )
+    return found[current], tuple(candidate for name, candidate in found.items() if name != current)
+
+
+def report(candidate: Candidate) -> CandidateReport:
+    """The candidate's numbers as they are printed and stored."""
+    pool, alpha, n = candidate.pool, candidate.alpha, candidate.n
+    share = success_share(pool) if n else 1.0
+    low, high = rate_interval(min(candidate.successes, n) * share, n * share, alpha)
+    enough = n >= candidate.minimum.runs and pool.buckets >= candidate.minimum.buckets
+    per_success = mean_estimate("cost_per_success", pool)
+    p50, p50_low, p50_high, _ = quantile_of("latency_p50", pool, alpha)
+    p95, p95_low, p95_high, _ = quantile_of("latency_p95", pool, alpha)
+    forms = pool.total(lambda e: sum(e.json_forms.values()))
+    comparison = candidate.comparison
+    compared = comparison is not None and comparison.enough
+    return CandidateReport(
+        candidate=candidate.name,
+        role="incumbent" if candidate.incumbent else "challenger",
+        epoch=candidate.epoch,
+        grade=candidate.grade,
+        n=n,
+        buckets=pool.buckets,
+        successes=candidate.successes,
+        success_rate=candidate.success_rate,
+        success_rate_interval=Interval(low=low, high=high) if n else Interval(),
+        cost_per_success_usd=None if per_success is None else _finite(per_success.value),
+        cost_per_success_interval_usd=_interval(per_success, alpha) if enough else Interval(),
+        cost_per_call_usd=candidate.cost_per_run,
+        latency_p50_s=_finite(p50),
+        latency_p50_interval_s=Interval(low=p50_low, high=_finite(p50_high)),
+        latency_p95_s=_finite(p95),
+        latency_p95_interval_s=Interval(low=p95_low, high=_finite(p95_high)),
+        json_valid_rate=pool.total(lambda e: e.json_forms.get("plain", 0)) / forms if forms else None,
+        objective=_objective(candidate),
+        gain=None if comparison is None else _finite(comparison.gain.point),
+        gain_interval=Interval()
+        if comparison is None
+        else Interval(low=_finite(comparison.gain.low), high=_finite(comparison.gain.high)),
+        success_difference=None if comparison is None else comparison.difference,
+        success_difference_interval=Interval(low=comparison.difference_low, high=comparison.difference_high)
+        if compared and comparison is not None
+        else Interval(),
+        compared_runs=0 if comparison is None else comparison.n_challenger,
+        guardrails=candidate.guardrails,
+        runs_needed=candidate.runs_needed,
+    )
+
+
+def _state(
+    rule: GuardrailMetric, selection: Selection, name: str, grade: Grade | None, alpha: float, policy: TaskPolicy
+) -> GuardrailState:
+    """Randomised evidence where there is some, else what there is; with both, each gets half of alpha."""
+    minimum = Minimum(runs=policy.min_runs, buckets=policy.min_buckets)
+    random, other = selection.randomised.get(name), selection.observed.get(name)
+    if random is None or other is None or grade != "randomised":
+        return judge(rule, selection.pool(name, None), alpha=alpha, minimum=minimum)
+    state = judge(rule, random, alpha=alpha / 2, minimum=minimum)
+    return combine(state, judge(rule, other, alpha=alpha / 2, minimum=minimum))
+
+
+def _runs_needed(
+    comparison: Comparison | None, pool: Pool, guardrails: Sequence[GuardrailState], policy: TaskPolicy
+) -> int:
+    """Further runs of a challenger until it is decided; of an incumbent until it reaches the minimum."""
+    n = int(pool.total(lambda e: e.n))
+    short = max(policy.min_runs - n, 0)
+    if comparison is None:
+        return short
+    smaller = min(comparison.n_challenger, comparison.n_incumbent)
+    if smaller == 0:
+        return policy.min_runs
+    if comparison.shown and policy.needs_proof:
+        return max((g.runs_to_prove or 0 for g in guardrails if g.state == "holding"), default=0)
+    if comparison.runs_more is not None:
+        return comparison.runs_more
+    return max(policy.min_runs - smaller, 0)
+
+
+def _promising(comparison: Comparison | None, guardrails: Sequence[GuardrailState], policy: TaskPolicy) -> bool:
+    """Whether the estimates would let the challenger win if they stay."""
+    if comparison is None or comparison.gain.point is None or comparison.difference is None:
+        return False
+    return (
+        comparison.gain.point >= policy.min_improvement
+        and comparison.difference >= -policy.margin
+        and all(g.state in ("proven", "holding") for g in guardrails)
+    )
+
+
+def _grade_of(selection: Selection, name: str, grade: Grade | None) -> Grade | None:
+    if grade == "randomised":
+        return "randomised" if name in selection.randomised else None
+    if name in selection.observed:
+        return "observational"
+    return "randomised" if name in selection.randomised else None
+
+
+def _objective(candidate: Candidate) -> float | None:
+    value = _finite(candidate.objective)
+    return -value if value is not None and value < 0 else value
+
+
+def _interval(estimate: MeanEstimate | None, alpha: float) -> Interval:
+    if estimate is None or estimate.variance is None:
+        return Interval()
+    low, high = estimate.bounds(alpha)
+    return Interval(low=_finite(low), high=_finite(high))
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None
