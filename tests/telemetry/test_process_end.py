@@ -165,6 +165,7 @@ def test_forks_under_load_do_not_deadlock(tmp_path):
     def load():
         while not stop.is_set():
             record(1)
+            time.sleep(0.002)  # the SDK's own span queue is bounded
     threads = [threading.Thread(target=load) for _ in range(3)]
     for t in threads: t.start()
     results = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -36,7 +36,7 @@ class Change:
         return {
             "task": self.task,
             "action": self.action,
-            "verdict": str(self.recommendation.verdict) if self.recommendation is not None else None,
+            "verdict": self.recommendation.verdict if self.recommendation is not None else None,
             "before": None if self.before is None else route_to_json(self.before),
             "after": None if self.after is None else route_to_json(self.after),
             "note": self.note,
@@ -121,6 +121,7 @@ def rollback(
     cooldown_s: float = DEFAULT_COOLDOWN_S,
     automatic: bool = False,
     note: str = "",
+    expected_version: int | None = None,
     dry_run: bool = False,
     timeout_s: float = 5.0,
 ) -> Applied:
@@ -145,7 +146,9 @@ def rollback(
         table = read_table(routes_path)
         change(table)
     else:
-        table = update_table(routes_path, change, before_write=audit, timeout_s=timeout_s)
+        table = update_table(
+            routes_path, change, expected_version=expected_version, before_write=audit, timeout_s=timeout_s
+        )
     return Applied(table=table, changes=tuple(done))
 
 
@@ -155,46 +158,40 @@ def rollback(
 def _change(
     item: Recommendation, route: Route | None, now: int, policy: Policy | None, trial: bool, pin: bool
 ) -> Change:
-    after, action, note = route, "none", ""
-    verdict = str(item.verdict)
-    if verdict == "PROMOTE" and item.primary is not None:
-        if route is not None and route.primary == item.primary:
-            note = f"{item.primary} is the primary already"
-        else:
-            after, action = _promoted(item, route, now, policy), "promote"
-    elif verdict == "TRIAL" and item.primary is not None:
-        if not trial:
-            note = "a trial starts only when asked for (--trial)"
-        elif route is not None and route.canary is not None and route.canary.candidate == item.primary:
-            note = f"the canary of {item.primary} is running already"
-        else:
-            after, action = _trial(item, route, now), "trial"
-    elif verdict == "KEEP" and item.primary is not None:
-        if route is not None:
-            note = "the route stays as it is"
-        elif pin:
-            after, action = _first(item, item.primary, now), "pin"
-        else:
-            note = "no route is written without being asked"
-    else:
-        note = "not enough evidence yet" if verdict == "INSUFFICIENT" else "held: no candidate is allowed to take over"
-    return Change(task=item.task, action=_action(action), before=route, after=after, recommendation=item, note=note)
+    after, action, note = _decided(item, route, now, policy, trial, pin)
+    return Change(task=item.task, action=action, before=route, after=after, recommendation=item, note=note)
 
 
-def _action(name: str) -> Action:
-    actions: dict[str, Action] = {"promote": "promote", "trial": "trial", "pin": "pin", "none": "none"}
-    return actions[name]
+def _decided(
+    item: Recommendation, route: Route | None, now: int, policy: Policy | None, trial: bool, pin: bool
+) -> tuple[Route | None, Action, str]:
+    note = item.reasons[0].text if item.reasons else "nothing to change"
+    if item.verdict == "PROMOTE" and item.primary is not None:
+        if route is None or route.primary != item.primary:
+            return _promoted(item, item.primary, route, now, policy), "promote", ""
+        note = f"{item.primary} is the primary already"
+    elif item.verdict == "TRIAL" and item.challenger is not None:
+        running = route.canary.candidate if route is not None and route.canary is not None else None
+        if trial and running != item.challenger:
+            return _trial(item, item.challenger, route, now), "trial", ""
+        how = "is running already" if trial else "starts only when asked for (--trial)"
+        note = f"the trial of {item.challenger} {how}"
+    elif item.verdict == "KEEP" and item.primary is not None:
+        if route is None and pin:
+            return _first(item, item.primary, now), "pin", ""
+        note = "the route stays as it is" if route is not None else "no first route is written without being asked"
+    return route, "none", note
 
 
-def _promoted(item: Recommendation, route: Route | None, now: int, policy: Policy | None) -> Route:
+def _promoted(item: Recommendation, primary: str, route: Route | None, now: int, policy: Policy | None) -> Route:
     old = route.primary if route is not None else item.current
     own = policy.for_task(item.task) if policy is not None else None
     cooldown_s = own.cooldown_s if own is not None else DEFAULT_COOLDOWN_S
     behind = ([old] if old is not None and old not in refuted(item) else []) + list(item.fallbacks)
     return Route(
         task=item.task,
-        primary=str(item.primary),
-        fallbacks=_others(behind, str(item.primary)),
+        primary=primary,
+        fallbacks=_others(behind, primary),
         ladder=tuple(item.ladder),
         since=now,
         cooldown_until=now + int(cooldown_s),
@@ -203,9 +200,9 @@ def _promoted(item: Recommendation, route: Route | None, now: int, policy: Polic
     )
 
 
-def _trial(item: Recommendation, route: Route | None, now: int) -> Route:
-    canary = Canary(candidate=str(item.primary), share=FIRST_SHARE, stage=0, started_at=now)
-    current = route if route is not None else _first(item, str(item.current or item.primary), now)
+def _trial(item: Recommendation, challenger: str, route: Route | None, now: int) -> Route:
+    canary = Canary(candidate=challenger, share=FIRST_SHARE, stage=0, started_at=now)
+    current = route if route is not None else _first(item, item.current or challenger, now)
     return replace(current, canary=canary)
 
 
@@ -227,14 +224,14 @@ def _others(names: Sequence[str], primary: str) -> tuple[str, ...]:
 def refuted(item: Recommendation) -> frozenset[str]:
     """The candidates of a recommendation that a guardrail metric has refuted."""
     return frozenset(
-        candidate.name
-        for candidate in item.candidates
-        if any(str(guardrail.state) == "refuted" for guardrail in candidate.guardrails)
+        report.candidate
+        for report in item.candidates
+        if any(guardrail.state == "refuted" for guardrail in report.guardrails)
     )
 
 
 def _epochs(item: Recommendation) -> dict[str, str]:
-    return {candidate.name: candidate.epoch for candidate in item.candidates if candidate.epoch}
+    return {report.candidate: report.epoch for report in item.candidates if report.epoch}
 
 
 def _back(task: str, table: RouteTable, audit_path: Path, now: int, cooldown_s: float, note: str) -> Change:
@@ -281,30 +278,26 @@ def _with(table: RouteTable, changes: Sequence[Change], now: int) -> RouteTable:
 
 def _entries(changes: Sequence[Change], version: int, now: int, by: str, automatic: bool) -> list[AuditEntry]:
     name = new_change()
-    return [
-        AuditEntry(
-            by=by,
-            at=now,
-            action=change.action,
-            task=change.task,
-            version=version,
-            change=name,
-            automatic=automatic,
-            before=change.before,
-            after=change.after,
-            note=change.note,
-            **_why(change.recommendation),
-        )
-        for change in changes
-    ]
+    return [_entry(change, version=version, now=now, by=by, automatic=automatic, name=name) for change in changes]
 
 
-def _why(item: Recommendation | None) -> Mapping[str, Any]:
-    if item is None:
-        return {}
-    return {
-        "verdict": str(item.verdict),
-        "grade": str(item.grade),
-        "evidence_hash": item.input_hash,
-        "reasons": tuple({"code": reason.code, "text": reason.text} for reason in item.reasons),
-    }
+def _entry(change: Change, *, version: int, now: int, by: str, automatic: bool, name: str) -> AuditEntry:
+    item = change.recommendation
+    return AuditEntry(
+        by=by,
+        at=now,
+        action=change.action,
+        task=change.task,
+        version=version,
+        change=name,
+        automatic=automatic,
+        verdict=item.verdict if item is not None else "",
+        grade=(item.grade or "") if item is not None else "",
+        evidence_hash=item.input_hash if item is not None else "",
+        reasons=tuple({"code": reason.code, "text": reason.text} for reason in item.reasons)
+        if item is not None
+        else (),
+        before=change.before,
+        after=change.after,
+        note=change.note,
+    )

@@ -103,7 +103,9 @@ def append(path: Path, entries: Sequence[AuditEntry], *, timeout_s: float = 5.0)
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise RouteError(f"{path}: the audit log cannot be written: {error.strerror}; nothing was changed") from None
+            raise RouteError(
+                f"{path}: the audit log cannot be written: {error.strerror}; nothing was changed"
+            ) from None
 
 
 def _closing(descriptor: int) -> bytes:
@@ -136,7 +138,11 @@ def read_history(path: Path, *, task: str | None = None) -> History:
                     entries.append(_entry(line, f"{path}:{number}"))
                 except (ValueError, RouteError, RecursionError) as error:
                     torn = not line.endswith(b"\n")
-                    what = "the last line is unfinished (a crash while writing); ignored" if torn else f"unreadable: {error}"
+                    what = (
+                        "the last line is unfinished (a crash while writing); ignored"
+                        if torn
+                        else f"unreadable: {error}"
+                    )
                     problems.append(f"{path}:{number}: {what}")
     except FileNotFoundError:
         return History()

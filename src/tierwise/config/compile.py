@@ -173,7 +173,9 @@ class Compiler:
         close = get_close_matches(name, [*self.spec.tiers, *self.spec.models], n=1, cutoff=0.75)
         listed = any(name in members for members in self.spec.tiers.values())
         if close and not listed:
-            text = f"no tier or model entry is called {name!r}, so it is taken as a model name; did you mean {close[0]!r}?"
+            text = (
+                f"no tier or model entry is called {name!r}, so it is taken as a model name; did you mean {close[0]!r}?"
+            )
             self._warn(loc, text)
 
     def _confidence(self, loc: Loc, task: TaskSpec, apply: str) -> float:

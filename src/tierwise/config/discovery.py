@@ -18,7 +18,10 @@ OFF: Final = "off"
 
 
 def find_config(
-    argument: str | os.PathLike[str] | None = None, *, environ: Mapping[str, str] | None = None, start: Path | None = None
+    argument: str | os.PathLike[str] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    start: Path | None = None,
 ) -> Path | None:
     """The policy file: argument, else `TIERWISE_CONFIG`, else the nearest tierwise.yaml upward, else `None`.
 

@@ -137,10 +137,10 @@ def _existing(value: object, loc: Loc) -> Loc:
     for i, part in enumerate(loc):
         if isinstance(value, dict) and part in value:
             value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        else:
+            continue
+        if not isinstance(value, list) or not isinstance(part, int) or part >= len(value):
             return loc[:i]
+        value = value[part]
     return loc
 
 
@@ -195,23 +195,22 @@ _KINDS: Final[Mapping[str, str]] = {
 
 def _message(detail: ErrorDetails, loc: Loc) -> str:
     kind, context = detail["type"], detail.get("ctx") or {}
+    if kind in _KINDS:
+        return _KINDS[kind]
     if kind == "extra_forbidden":
         allowed = _allowed_keys(loc)
         close = get_close_matches(str(loc[-1]), allowed, n=1)
         return "unknown key; " + (f"did you mean {close[0]!r}?" if close else "use one of " + ", ".join(allowed))
-    if kind == "missing":
-        return f"{loc[-1]!r} is missing; add it"
-    if kind == "literal_error":
-        return f"{detail['input']!r} is not known; use {context['expected']}"
-    if kind == "value_error":
-        return str(context["error"])
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
         sign, bound = next((sign, context[sign]) for sign in words if sign in context)
         return f"must be {words[sign]} {bound:g}, not {detail['input']!r}"
-    if kind in _KINDS:
-        return _KINDS[kind]
-    return detail["msg"]
+    texts = {
+        "missing": f"{str(loc[-1])!r} is missing; add it",
+        "literal_error": f"{detail['input']!r} is not known; use {context.get('expected')}",
+        "value_error": str(context.get("error")),
+    }
+    return texts.get(kind, detail["msg"])
 
 
 def _allowed_keys(loc: Loc) -> list[str]:

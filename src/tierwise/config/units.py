@@ -88,8 +88,9 @@ def limit(value: object) -> Limit:
     if match is None:
         raise ValueError(f"{value!r} is not a limit; {form}")
     op, dollar, mantissa, exponent, unit = match.groups()
-    op = {"≥": ">=", "≤": "<="}.get(op, op)
-    if op not in (">=", "<="):
+    signs: dict[str, Literal[">=", "<="]] = {">=": ">=", "<=": "<=", "≥": ">=", "≤": "<="}
+    sign = signs.get(op or "")
+    if sign is None:
         wanted = ">=" if op in (">", "=>") else "<=" if op in ("<", "=<") else None
         advice = f"use '{wanted}'" if wanted else "use '>=' or '<='"
         raise ValueError(f"{value!r}: a limit is one of '>=' and '<='; {advice}")
@@ -97,12 +98,12 @@ def limit(value: object) -> Limit:
         raise ValueError(f"{value!r} mixes units; {form}")
     number = _float(mantissa, exponent)
     if dollar or unit == "USD":
-        return Limit(op=op, value=number, unit="$")
+        return Limit(op=sign, value=number, unit="$")
     if unit == "%":
-        return Limit(op=op, value=number / 100, unit="%")
+        return Limit(op=sign, value=number / 100, unit="%")
     if unit is not None:
-        return Limit(op=op, value=number * _SECONDS[unit], unit="s")
-    return Limit(op=op, value=number, unit="")
+        return Limit(op=sign, value=number * _SECONDS[unit], unit="s")
+    return Limit(op=sign, value=number, unit="")
 
 
 def fits(metric: str, bound: Limit) -> str | None:

@@ -237,7 +237,5 @@ class _Builder:
 
     def _error(self, node: Any, message: str) -> None:
         mark = node.start_mark
-        finding = Finding(
-            path=self.name, line=mark.line + 1, column=mark.column + 1, severity="error", message=message
-        )
+        finding = Finding(path=self.name, line=mark.line + 1, column=mark.column + 1, severity="error", message=message)
         self.findings.append(finding)

@@ -44,7 +44,10 @@ def owner_folder(folder: Path) -> None:
             folder.mkdir(mode=0o700)
     ignore = folder / ".gitignore"
     if folder.name == ".tierwise" and not ignore.exists():
-        with suppress(FileExistsError), os.fdopen(os.open(ignore, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with (
+            suppress(FileExistsError),
+            os.fdopen(os.open(ignore, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file,
+        ):
             file.write("*\n")
 
 
@@ -86,7 +89,9 @@ def _wait_for(descriptor: int, lock: Path, timeout_s: float) -> None:
                 ) from None
             time.sleep(0.01)
         except OSError as error:
-            raise RouteError(f"{lock}: this file system cannot lock files ({error.strerror}); use a local one") from None
+            raise RouteError(
+                f"{lock}: this file system cannot lock files ({error.strerror}); use a local one"
+            ) from None
         else:
             return
 

@@ -148,7 +148,9 @@ class _Reader:
     def name(self, value: object, at: str) -> str:
         if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME:
             raise self.wrong(at, f"must be text of 1 to {MAX_NAME} characters")
-        if any(character < " " or "\x7f" <= character <= "\x9f" or "\ud800" <= character <= "\udfff" for character in value):
+        if any(
+            character < " " or "\x7f" <= character <= "\x9f" or "\ud800" <= character <= "\udfff" for character in value
+        ):
             raise self.wrong(at, "holds control characters")
         return value
 

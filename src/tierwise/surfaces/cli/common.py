@@ -115,7 +115,7 @@ def _finite(value: object) -> object:
 # --- options -----------------------------------------------------------------------------------------------------
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[int | None]):
     """`30d`, `12h`, `90m`, `45s` or `all` -> seconds, or `None` for all."""
 
     name = "duration"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Run the command line; exit 0 is fine, 1 a finding, 2 wrong use or configuration, 130 Ctrl-C."""
     try:
         import click  # noqa: F401
@@ -17,12 +18,11 @@ def main() -> int:
             "tierwise: the command line is an extra and is not installed\n  pip install 'tierwise[cli]'\n"
             "Instrumentation works without it.\n"
         )
-        return 2
+        sys.exit(2)
     from tierwise.surfaces.cli.group import cli
 
     cli.main(prog_name="tierwise")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -119,7 +119,7 @@ def _silence_stdout() -> None:
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Exit codes: 0 fine, 1 a finding (plan --check), 2 wrong use or configuration. "
-    "Shell completion: eval \"$(_TIERWISE_COMPLETE=bash_source tierwise)\" (or zsh_source, fish_source).",
+    'Shell completion: eval "$(_TIERWISE_COMPLETE=bash_source tierwise)" (or zsh_source, fish_source).',
 )
 @click.version_option(package_name="tierwise", message="tierwise %(version)s")
 def cli() -> None:

@@ -46,7 +46,7 @@ def answer(profile: Profile, prompt: str, draw: Random, *, json_mode: bool = Fal
         body = _ticket(wanted - (len("```json\n\n```") if fenced else 0), draw) if kind == "strict-json" else _SMALL
         return f"```json\n{body}\n```" if fenced else body
     if kind == "summary":
-        return "\n".join(f"- {_filled(parts, wanted // 5 - 3, draw, ' ')}" for parts in _SUMMARY)
+        return "\n".join(f"- {_filled(parts, wanted / 5 - 3, draw, ' ')}" for parts in _SUMMARY)
     if kind == "hello":
         return draw.choice(_HELLO)
     if kind == "other":
@@ -55,7 +55,7 @@ def answer(profile: Profile, prompt: str, draw: Random, *, json_mode: bool = Fal
     return _filled(_PARTS[kind], wanted, draw, separator)
 
 
-def _filled(parts: Sequence[Part], wanted: int, draw: Random, separator: str) -> str:
+def _filled(parts: Sequence[Part], wanted: float, draw: Random, separator: str) -> str:
     """The needed parts, and as many of the others as bring the text nearest to the wanted size."""
     words = [draw.choice(part.wordings) for part in parts]
     chosen = {index for index, part in enumerate(parts) if part.needed}
@@ -71,14 +71,14 @@ def _filled(parts: Sequence[Part], wanted: int, draw: Random, separator: str) ->
 
 
 def _ticket(wanted: int, draw: Random) -> str:
-    parts = _filled(_TICKET_SUMMARY, max(40, wanted - 175), draw, " ")
     value = {
         "title": draw.choice(("Checkout fails with a timeout", "Checkout times out for card payments")),
         "severity": "high",
         "component": "payments",
         "affected_users": 340,
-        "summary": parts,
+        "summary": "",
     }
+    value["summary"] = _filled(_TICKET_SUMMARY, wanted - len(json.dumps(value, indent=2)), draw, " ")
     return json.dumps(value, indent=2)
 
 
@@ -110,6 +110,7 @@ _SUMMARY: Final[tuple[tuple[Part, ...], ...]] = (
         _may("It went out to every region at once.", "All regions received it together."),
         _may("No gradual rollout was used.", "The usual staged rollout was skipped."),
         _may("The change had passed its checks in the test environment.", "Staging had shown no problem before."),
+        _may("It was planned work.", "The work was planned."),
     ),
     (
         _must(
@@ -119,6 +120,7 @@ _SUMMARY: Final[tuple[tuple[Part, ...], ...]] = (
         _may("Users with an open session noticed nothing.", "Open sessions went on working."),
         _may("The support queue tripled.", "Support tickets rose threefold."),
         _may("Mobile users were hit harder than others.", "Most of them used the mobile app."),
+        _may("Retries rarely helped.", "Retrying seldom helped."),
     ),
     (
         _must(
@@ -128,6 +130,7 @@ _SUMMARY: Final[tuple[tuple[Part, ...], ...]] = (
         _may("The old cluster allowed 400.", "The former cluster had been set to 400."),
         _may("The setting was not part of the migration list.", "Nobody had listed it for the migration."),
         _may("Load tests had used too few clients to see it.", "Load tests stayed below the limit."),
+        _may("New logins were refused.", "The rest was refused."),
     ),
     (
         _must(
@@ -137,6 +140,7 @@ _SUMMARY: Final[tuple[tuple[Part, ...], ...]] = (
         _may("No data was lost.", "All data stayed intact."),
         _may("Sessions made in between had to be renewed once.", "Some users had to log in a second time."),
         _may("The status page was updated twice meanwhile.", "Customers were told through the status page."),
+        _may("It took 32 minutes.", "That was after 32 minutes."),
     ),
     (
         _must(
@@ -146,6 +150,7 @@ _SUMMARY: Final[tuple[tuple[Part, ...], ...]] = (
         _may("An alert on refused connections is added.", "Refused connections will raise an alert."),
         _may("The load test will use production numbers.", "Load tests will follow production traffic."),
         _may("Owners and dates are in the review document.", "Each action has an owner and a date."),
+        _may("The review is on Friday.", "A review follows on Friday."),
     ),
 )
 
@@ -177,6 +182,18 @@ _PARTS: Final[dict[str, tuple[Part, ...]]] = {
             "The schedule above reaches this bound, so it is optimal.", "As the plan meets the bound, none is faster."
         ),
         _may("Starting D later would not help either.", "Moving D around changes nothing for the end."),
+        _may(
+            "A third worker would have nothing to do: only two jobs can ever run at the same time here.",
+            "Adding a third worker changes nothing, since no three jobs can run at the same moment.",
+        ),
+        _may(
+            "To finish earlier, one of the jobs on the chain itself would have to become shorter.",
+            "Only a shorter job on the chain A, B, C could bring the end forward.",
+        ),
+        _may(
+            "Checking the waits once more: B starts when A ends, C starts when B ends, and both hold above.",
+            "Each wait is respected: B begins right after A, and C begins right after B.",
+        ),
         _must("The minimum total time is 6 minutes.", "Answer: 6 minutes.", "So everything is done after 6 minutes."),
     ),
     "bug-fix": (
@@ -226,6 +243,20 @@ _PARTS: Final[dict[str, tuple[Part, ...]]] = {
             "Sorting by a key works in the same way: `sorted(players, key=lambda player: player.score, reverse=True)`.",
             "If the entries become objects later, add `key=` and keep `reverse=True`.",
         ),
+        _may(
+            "Negating the values and sorting upwards would work for numbers too, but it is harder to read and fails for "
+            "anything that cannot be negated, so `reverse=True` is the better choice.",
+            "You could also sort first and take the slice from the end, `sorted(scores)[-count:]`, but then the best "
+            "score comes last and `count=0` returns the whole list, so I would not.",
+        ),
+        _may(
+            "The default of `count=3` and the name of the function stay as they were, so callers need no change.",
+            "Nothing changes for callers: name, arguments and default value are the same as before.",
+        ),
+        _may(
+            "The cost stays the same, one sort of the list.",
+            "It is no slower than before: still one sort of the list.",
+        ),
     ),
     "token-cost": (
         _may("Input and output tokens are billed apart.", "Let us price input and output separately."),
@@ -267,6 +298,11 @@ _PARTS: Final[dict[str, tuple[Part, ...]]] = {
             "Rounding plays no part here, because both amounts are exact to the cent.",
             "Both amounts come out to the cent, so there is nothing to round.",
         ),
+        _may(
+            "If the traffic doubles, both parts double, because the prices do not depend on the volume.",
+            "The bill grows in proportion to the traffic, since there are no volume discounts in the question.",
+        ),
+        _may("Taxes and fees are left out.", "This is the price before taxes."),
         _must("Total: $9.90", "The total cost is $9.90.", "Together that is **$9.90**."),
     ),
 }
@@ -279,4 +315,6 @@ _TICKET_SUMMARY: Final = (
     _may("A retry succeeds now and then.", "Trying again helps sometimes."),
     _may("The provider reports no outage.", "No outage is known at the provider."),
     _may("Support asks for a fix today.", "A fix is needed today."),
+    _may("It happens in every browser.", "The browser makes no difference."),
+    _may("Invoices sent earlier are correct.", "Earlier payments are in order."),
 )

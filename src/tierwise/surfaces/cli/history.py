@@ -1,0 +1,82 @@
+"""`tierwise history`: who changed which route, when and why, from the audit log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from tierwise.core.errors import RouteError
+from tierwise.surfaces.cli.common import (
+    NOTHING,
+    cell,
+    config_option,
+    emit_json,
+    json_option,
+    make_table,
+    out,
+    read_settings,
+    say,
+    store_option,
+    when,
+)
+
+if TYPE_CHECKING:
+    from tierwise.core.route import Route
+
+
+@click.command("history", epilog="Examples:  tierwise history  |  tierwise history strict-json --json")
+@click.argument("task", required=False)
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The newest entries only.")
+@json_option
+@config_option
+@store_option
+def command(task: str | None, limit: int, as_json: bool, config: str | None, store: str | None) -> None:
+    """Show every decision about routes, newest first: who, when, what, why."""
+    from tierwise.advisor import read_history, real_entries
+    from tierwise.routing import read_table
+
+    settings = read_settings(config, store)
+    history = read_history(settings.audit_path)
+    try:
+        version = read_table(settings.routes_path).version
+    except RouteError as error:
+        say(f"warning: {error}", style="yellow")
+        version = None
+    real = {id(entry) for entry in real_entries(history.entries, current_version=version)}
+    entries = [entry for entry in reversed(history.entries) if task is None or entry.task == task][:limit]
+    for problem in history.problems:
+        say(f"warning: {problem}", style="yellow")
+    if as_json:
+        listed = [{**entry.to_json(), "in_force_once": id(entry) in real} for entry in entries]
+        emit_json({"path": settings.audit_path, "entries": listed, "problems": list(history.problems)})
+        return
+    if not entries:
+        say(f"no decisions yet{f' about {task}' if task else ''}; `tierwise apply` makes one ({settings.audit_path})")
+        return
+    table = make_table("When", "Version", "Task", "Action", "Verdict", "Change", "By", "Why", right=("Version",))
+    for entry in entries:
+        why = entry.note or (entry.reasons[0].get("text", "") if entry.reasons else "")
+        table.add_row(
+            cell(when(entry.at)),
+            cell(entry.version),
+            cell(entry.task),
+            cell(entry.action if id(entry) in real else f"{entry.action} (interrupted, never in force)"),
+            cell(entry.verdict or NOTHING),
+            cell(_change(entry.before, entry.after)),
+            cell(entry.by + (" (automatic)" if entry.automatic else "")),
+            cell(why),
+        )
+    out().print(table)
+
+
+def _change(before: Route | None, after: Route | None) -> str:
+    old, new = _short(before), _short(after)
+    return new if old == new else f"{old} → {new}"
+
+
+def _short(route: Route | None) -> str:
+    if route is None:
+        return NOTHING
+    canary = route.canary
+    return route.primary + (f" + {canary.candidate} {100 * canary.share:g} %" if canary is not None else "")

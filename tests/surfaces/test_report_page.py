@@ -1,0 +1,276 @@
+"""The report as a page: what it says, what it lets in, and how it gets to disk."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import stat
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from support.report_data import GEMINI, HAIKU, NOW, SONNET, call_rows, candidate, recommendation
+from tierwise.core.recommendation import Reason
+from tierwise.surfaces.report import write_report
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;🦊\u202e\x00\ud800" + "x" * 300
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What a test asks about a page: elements with attributes, text by element, whether every element is closed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.text))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Page:
+    """A report with one task of every verdict over three models."""
+    tasks = {
+        "summary": "KEEP",
+        "constraint": "TRIAL",
+        "sort-bug": "HOLD",
+        "token-cost": "INSUFFICIENT",
+        "strict-json": "PROMOTE",
+    }
+    items = [
+        recommendation(task, verdict, runs_needed=12 if verdict == "INSUFFICIENT" else 0)
+        for task, verdict in tasks.items()
+    ]  # type: ignore[arg-type]
+    path = write_report(
+        calls=call_rows(),
+        recommendations=items,
+        path=tmp_path / "r.html",
+        title="Five tasks",
+        generated_at=NOW,
+        store="/data/tierwise.db",
+    )
+    return Page(path)
+
+
+def test_every_verdict_is_there_in_words(report: Page) -> None:
+    """Each task shows its verdict as text, the change, its fallback, the reason and the saving."""
+    for verdict in ("KEEP", "TRIAL", "HOLD", "INSUFFICIENT", "PROMOTE"):
+        assert verdict in report.words
+    assert "Change the model of 1 of 5 tasks: strict-json." in report.words
+    assert f"{GEMINI} costs 90% less per success than {SONNET}." in report.words
+    assert "$11.00 per 1,000 runs" in report.words
+    assert f"fallback: {HAIKU}" in report.words
+    assert "12 more runs needed" in report.words
+
+
+def test_comparison_table_has_the_published_columns(report: Page) -> None:
+    """The comparison table has every column, and both Claude models fail strict JSON while gemini passes."""
+    for column in (
+        "Model", "Runs", "Avg", "Median", "p95", "Fastest", "Slowest", "Task score", "Avg output size", "Non-stop finish reasons",
+        "JSON validity",
+        "Retries", "Cost", "Cost per success",
+    ):  # fmt: skip
+        assert re.search(rf'<th scope="col"[^>]*>{column}</th>', report.source), column
+    row = re.search(r'<th scope="row" class="stick"><bdi>strict-json</bdi></th>(.*?)</tr>', report.source)
+    assert row is not None
+    assert re.findall(r">(pass|fail)<", row[1]) == ["fail", "fail", "pass"]
+
+
+def test_page_is_well_formed_and_accessible(report: Page) -> None:
+    """Every element is closed, headings skip no level, each table has caption and scopes, ids are unique, links arrive."""
+    assert report.open == []
+    levels = [int(name[1]) for name, _ in report.elements if re.fullmatch("h[1-6]", name)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert len(report.all("table")) == len(report.all("caption")) == 8
+    assert all("scope" in attributes for attributes in report.all("th"))
+    ids = [attributes["id"] for _, attributes in report.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert all((link["href"] or "").removeprefix("#") in ids for link in report.all("a"))
+    assert all(svg.get("aria-hidden") == "true" or svg.get("role") == "img" for svg in report.all("svg"))
+    assert report.all("html")[0]["lang"] == "en"
+
+
+def test_policy_allows_this_style_sheet_and_nothing_else(report: Page) -> None:
+    """The Content-Security-Policy names the hash of the one style sheet; there is no script, no address, no style attribute."""
+    policy = next(meta["content"] for meta in report.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    style = re.search(r"<style>(.*?)</style>", report.source, re.DOTALL)
+    assert style is not None
+    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    assert policy == f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    names = {name for name, _ in report.elements}
+    assert not names & {
+        "script",
+        "iframe",
+        "object",
+        "embed",
+        "form",
+        "img",
+        "base",
+        "link",
+        "foreignobject",
+        "use",
+        "image",
+    }
+    attributes = {name for _, found in report.elements for name in found}
+    assert not {name for name in attributes if name.startswith("on")} | attributes & {
+        "style",
+        "src",
+        "srcset",
+        "xlink:href",
+        "action",
+    }
+    assert not re.search(r"https?://|url\(|@import", report.source)
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    """Markup, control characters and length in task, model, reason, note and title change no element of the page."""
+
+    def made(name: str, path: str) -> Page:
+        item = recommendation(
+            task=name,
+            current=name,
+            fallbacks=(name,),
+            ladder=(name, name),
+            candidates=(candidate(name, role="incumbent"), candidate(GEMINI)),
+            reasons=(Reason(code=name, text=name),),
+            input_hash=name,
+        )
+        rows = call_rows(tasks=(name,), models=(name, GEMINI), outcome=name)
+        return Page(
+            write_report(
+                calls=rows,
+                recommendations=[item],
+                path=tmp_path / path,
+                title=name,
+                notes=[name],
+                generated_at=NOW,
+                store=name,
+                simulated=True,
+            )
+        )
+
+    plain, hostile = made("H" + "armless" * 20, "plain.html"), made(HOSTILE, "hostile.html")
+    assert [name for name, _ in hostile.elements] == [name for name, _ in plain.elements]
+    assert [sorted(found) for _, found in hostile.elements] == [sorted(found) for _, found in plain.elements]
+    assert "<script>alert(1)</script>" in hostile.words
+    assert "🦊" in hostile.words
+    assert not set("\u202e\x00\ud800") & set(hostile.source)
+    assert len(hostile.source) < 2 * len(plain.source)
+
+
+def test_simulated_is_said_and_otherwise_not(tmp_path: Path, report: Page) -> None:
+    """A simulated report says so at the top and in the footer; a real one does not."""
+    path = write_report(
+        calls=call_rows(), recommendations=[], path=tmp_path / "s.html", title="t", simulated=True, generated_at=NOW
+    )
+    assert "Simulated. These calls went to a simulated gateway" in Page(path).words
+    assert "simulated gateway" not in report.words
+    assert "Simulated no" in re.sub(r"\s+", " ", " ".join(report.text))
+
+
+def test_footer_says_what_the_page_was_made_from(report: Page) -> None:
+    """Store, number of calls, version, time and the hash of each decision's inputs are in the footer."""
+    for words in ("/data/tierwise.db", "tierwise 0", "18 November 2026", "strict-json 9f2c1d7a0b"):
+        assert words in report.words
+
+
+def test_unknown_things_are_listed(report: Page) -> None:
+    """What is only holding, and how many runs would prove it, stands under Not known yet."""
+    listed = report.words[report.words.index("Not known yet", report.words.index("Task by task", 600)) :]
+    assert f"Not proven for {GEMINI}: JSON valid rate (944 more runs)." in listed
+
+
+def test_observational_evidence_and_missing_prices_are_named(tmp_path: Path) -> None:
+    """Confounded evidence and runs without a price are listed with what to do about them."""
+    item = recommendation(grade="observational")
+    rows = call_rows(cost_usd=None)
+    page = Page(write_report(calls=rows, recommendations=[item], path=tmp_path / "r.html", title="t", generated_at=NOW))
+    assert "not compared on the same kind of traffic (observational)" in page.words
+    assert f"{SONNET}. 10 runs without a known price" in page.words
+
+
+def test_candidate_without_a_success_has_no_finite_cost(tmp_path: Path) -> None:
+    """A candidate that never succeeded shows infinity with the reason, and the picture says that it is left out."""
+    item = recommendation(candidates=(candidate(SONNET, role="incumbent", successes=0), candidate(GEMINI)))
+    page = Page(write_report(calls=[], recommendations=[item], path=tmp_path / "r.html", title="t", generated_at=NOW))
+    assert "no success yet" in page.words
+    assert f"Without a success, so not in the picture: {SONNET}." in page.words
+
+
+def test_empty_report_is_a_page(tmp_path: Path) -> None:
+    """Without calls and recommendations there is still a page that says so."""
+    page = Page(write_report(calls=[], recommendations=[], path=tmp_path / "r.html", title="t", generated_at=NOW))
+    assert "No task has a recommendation yet" in page.words
+
+
+def test_scaled_latencies_stand_beside_the_measured_ones(tmp_path: Path) -> None:
+    """With a scale the comparison table shows each latency twice and says what the second line is."""
+    path = write_report(
+        calls=call_rows(duration_s=0.0565),
+        recommendations=[],
+        path=tmp_path / "r.html",
+        title="t",
+        generated_at=NOW,
+        latency_scale=100,
+    )
+    page = Page(path)
+    assert "the measured time × 100" in page.words
+    assert "0.056\u00a0s" in page.source or "0.057\u00a0s" in page.source
+    assert "5.65\u00a0s" in page.source
+
+
+def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Two reports of the same data are equal byte by byte."""
+    paths = [
+        write_report(
+            calls=call_rows(), recommendations=[recommendation()], path=tmp_path / name, title="t", generated_at=NOW
+        )
+        for name in "ab"
+    ]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_file_is_private_and_replaces_the_old_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report is readable by its owner alone; when writing fails, the old report stays and nothing else is left."""
+    path = tmp_path / "deep" / "r.html"
+    write_report(calls=[], recommendations=[], path=path, title="first", generated_at=NOW)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_report(calls=[], recommendations=[], path=path, title="second", generated_at=NOW)
+    assert "first" in path.read_text(encoding="utf-8")
+    assert [item.name for item in path.parent.iterdir()] == ["r.html"]
