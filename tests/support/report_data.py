@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
+from dataclasses import fields, replace
 from itertools import product
-from types import SimpleNamespace
+from pathlib import Path
 
+from tierwise.core.call import Call
 from tierwise.core.recommendation import CandidateReport, GuardrailState, Interval, Reason, Recommendation, Verdict
+from tierwise.evidence import CallRow, SqliteStore
 
 NOW = 1_795_000_000
 SONNET, HAIKU, GEMINI = "claude-sonnet-4-5", "claude-haiku-4-5", "gemini-3.5-flash"
@@ -86,22 +91,48 @@ def recommendation(task: str = "strict-json", verdict: Verdict = "PROMOTE", **ch
     return Recommendation(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def call_row(**changes: object) -> SimpleNamespace:
-    fields: dict[str, object] = {
+def call(**changes: object) -> Call:
+    """A successful call of sonnet for the task `summary`; `changes` are fields of the stored row."""
+    return call_row(**changes).to_call()
+
+
+def call_row(**changes: object) -> CallRow:
+    """A stored row of a successful call of sonnet for the task `summary`, unless `changes` say otherwise."""
+    empty = {field.name: None for field in fields(CallRow)}
+    known: dict[str, object] = {
+        "id": 0,
         "task": "summary",
         "candidate": SONNET,
+        "epoch": "e1",
+        "arm": "pinned",
+        "rung": 0,
+        "grade": "randomised",
         "outcome": "success",
+        "provider": "openai",
+        "operation": "chat",
+        "request_model": changes.get("candidate", SONNET),
         "started_at_ns": NOW * 10**9,
         "duration_s": 1.0,
-        "finish_reasons": ("stop",),
-        "output_chars": 100,
+        "stream": False,
+        "expects_json": False,
+        "chunks": 0,
         "retries": 0,
-        "json_form": None,
+        "backoff_s": 0.0,
+        "output_chars": 100,
+        "input_tokens": 100,
+        "output_tokens": 50,
         "cost_usd": 0.001,
-        "run_id": "",
-        "rung": 0,
+        "cost_source": "catalogue",
+        "session": "",
+        "round": -1,
+        "trace_id": "",
+        "span_id": "",
+        "finish_reasons": ("stop",),
+        "checks": (),
+        "failed_tries": (),
+        "labels": {},
     }
-    return SimpleNamespace(**{**fields, **changes})
+    return CallRow(**{**empty, **known, **changes})  # type: ignore[arg-type]
 
 
 def call_rows(
@@ -109,7 +140,7 @@ def call_rows(
     tasks: tuple[str, ...] = ("summary", "constraint", "sort-bug", "token-cost", "strict-json"),
     models: tuple[str, ...] = (SONNET, HAIKU, GEMINI),
     **changes: object,
-) -> list[SimpleNamespace]:
+) -> list[CallRow]:
     """The published comparison: every task twice on every model, strict JSON fenced by the two Claude models."""
     rows = []
     for number, (task, model) in enumerate(product(tasks, models)):
@@ -120,3 +151,29 @@ def call_rows(
             at = (NOW + 60 * turn + number) * 10**9
             rows.append(call_row(**{"task": task, "candidate": model, "started_at_ns": at, **json, **changes}))
     return rows
+
+
+def store_with(path: Path, calls: Iterable[Call]) -> Path:
+    """A store file that holds the calls."""
+    with SqliteStore.open(path, clock=lambda: NOW) as store:
+        store.write(list(calls))
+    return path
+
+
+def rounds(number: int, *, tasks: tuple[str, ...] = ("summary", "strict-json")) -> list[Call]:
+    """Bench rounds: every task on every model once a round, costs and latencies alike but for a ripple, ending just now."""
+    prices = {SONNET: 0.012, HAIKU: 0.004, GEMINI: 0.001}
+    now = int(time.time()) - 60 * number
+    return [
+        row.to_call()
+        for turn in range(number)
+        for task in tasks
+        for row in call_rows(
+            tasks=(task,),
+            session="s1",
+            round=turn,
+            started_at_ns=(now + 60 * turn) * 10**9,
+            duration_s=0.1 + 0.001 * (turn % 7),
+        )[::2]
+        for row in [replace(row, cost_usd=prices[row.candidate] * (1 + 0.02 * (turn % 5)))]
+    ]

@@ -14,7 +14,8 @@ def write_many(path: str, process: int, threads: int, batches: int) -> None:
 
     def work(thread: int) -> None:
         for batch in range(batches):
-            store.write([make_call("shared", model=f"p{process}", answer=Answer(id=f"{process}-{thread}-{batch}-{n}")) for n in range(10)])  # fmt: skip
+            answers = [Answer(id=f"{process}-{thread}-{batch}-{n}") for n in range(10)]
+            store.write([make_call("shared", model=f"p{process}", answer=answer) for answer in answers])
 
     running = [threading.Thread(target=work, args=(thread,)) for thread in range(threads)]
     for one in running:

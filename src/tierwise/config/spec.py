@@ -17,7 +17,7 @@ OBJECTIVES: Final = ("cost_per_success", "latency_p50", "latency_p95", "success_
 _SHARE_SCHEMA: Final = {
     "anyOf": [
         {"type": "number", "minimum": 0, "maximum": 1},
-        {"type": "string", "pattern": r"^\s*[0-9]*\.?[0-9]+\s*%\s*$"},
+        {"type": "string", "pattern": r"^\s*(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?|\.[0-9]+)\s*%\s*$"},
     ],
     "examples": ["5%", 0.05],
 }

@@ -18,6 +18,11 @@ MAX_NODES: Final = 50_000
 """Values in a file after aliases are followed, so that a few nested aliases cannot grow into billions."""
 
 _TAG: Final = "tag:yaml.org,2002:"
+_KINDS: Final = {
+    "MappingNode": ("map",),
+    "SequenceNode": ("seq",),
+    "ScalarNode": ("str", "int", "float", "bool", "null", "timestamp", "merge", "value"),
+}
 _INT: Final = re.compile(r"[-+]?[0-9][0-9_]*")
 
 
@@ -122,6 +127,8 @@ def _syntax_message(text: str, line: int, column: int, problem: str) -> str:
         return f'{problem}; the policy for tasks nobody named is written with quotes: "*"'
     if "\t" in source[: column + 1]:
         return f"{problem}; indent with spaces, not tabs"
+    if "another document" in problem:
+        return "a second document starts here; a policy is one document, remove the ---"
     if "mapping values are not allowed" in problem:
         return f"{problem}; put the text in quotes, or the mapping on lines of its own"
     return f"{problem}; check quotes, brackets and indentation here"
@@ -163,10 +170,10 @@ class _Builder:
                 self._error(node, f"aliases grow beyond {MAX_NODES:,} values or {MAX_DEPTH} levels; write it out")
             return None
         tag = str(node.tag)
-        if not tag.startswith(_TAG):
-            self._error(node, f"tag {tag} is not supported; remove it")
-            return None
         kind = type(node).__name__
+        if tag.removeprefix(_TAG) not in _KINDS[kind]:
+            self._error(node, f"tag {tag.replace(_TAG, '!!')} is not supported; remove it")
+            return None
         if kind == "MappingNode":
             return self._mapping(node, loc, depth)
         if kind == "SequenceNode":

@@ -110,7 +110,7 @@ def _rule(case: _Case) -> _Ruling:
     return _stay(case, {name: standing for name, (standing, _) in standings.items()}, (*alarm, *pause, *reasons))
 
 
-def _stay(case: _Case, standings: dict[str, Standing], reasons: tuple[Reason, ...]) -> _Ruling:
+def _stay(case: _Case, standings: dict[str, Standing], reasons: tuple[Reason, ...]) -> _Ruling:  # noqa: PLR0911 - a return a rule
     """No challenger may take over: insufficient, hold or keep."""
     lacking = [c for c in case.challengers if standings[c.name] == "needs"]
     needed = max((c.runs_needed for c in lacking), default=0)
@@ -151,7 +151,7 @@ def _stay(case: _Case, standings: dict[str, Standing], reasons: tuple[Reason, ..
     return _Ruling(verdict="KEEP", reasons=(Reason(code="keep_proven", text=text), *reasons))
 
 
-def _standing(case: _Case, challenger: Candidate) -> tuple[Standing, list[Reason]]:
+def _standing(case: _Case, challenger: Candidate) -> tuple[Standing, list[Reason]]:  # noqa: PLR0911 - a return a rule
     """Where a challenger stands against the incumbent, with the reasons in words."""
     barred = _barred(case, challenger)
     if barred is not None:
@@ -178,7 +178,7 @@ def _standing(case: _Case, challenger: Candidate) -> tuple[Standing, list[Reason
     return "open", [_of(challenger, "gain_open", f"is not shown to be better: {found}.{_more(challenger)}")]
 
 
-def _shown(case: _Case, challenger: Candidate, found: str) -> tuple[Standing, list[Reason]]:
+def _shown(case: _Case, challenger: Candidate, found: str) -> tuple[Standing, list[Reason]]:  # noqa: PLR0911 - a return a rule
     """A gain is shown: what else the gate asks for."""
     comparison, policy = challenger.comparison, case.policy
     assert comparison is not None and comparison.difference is not None  # noqa: S101, PT018

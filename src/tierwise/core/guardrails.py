@@ -64,7 +64,7 @@ class MeanEstimate:
         return self.value - width, self.value + width
 
 
-def judge(rule: GuardrailMetric, pool: Pool, *, alpha: float, minimum: Minimum) -> GuardrailState:
+def judge(rule: GuardrailMetric, pool: Pool, *, alpha: float, minimum: Minimum) -> GuardrailState:  # noqa: PLR0911 - a return a metric
     """What a pool of evidence says about one limit, with error probability `alpha` over all looks.
 
     Rates, latencies and check scores are judged exactly (beta-binomial sequence, effective sample size under correlated

@@ -100,7 +100,7 @@ class Selection:
 EMPTY_POOL: Final = Pool()
 
 
-def select(rows: Sequence[EvidenceRow], *, task: str, now: int) -> Selection:
+def select(rows: Sequence[EvidenceRow], *, task: str, now: int) -> Selection:  # noqa: PLR0912 - a branch a kind of row
     """Sort out the rows of a task: drop what is invalid, open or escalated, keep each candidate's latest epoch.
 
     An hour is closed when it ended at or before `now` (Unix seconds); a bench round is closed as written.

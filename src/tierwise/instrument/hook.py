@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 from tierwise.core.call import UNASSIGNED, Answer, Call, Request, TaskContext, Try
 from tierwise.core.checks import Check
-from tierwise.core.cost import Cost, Rates, cost_of
+from tierwise.core.cost import Cost, Rates, cost_of, provider_cost
 from tierwise.core.epoch import epoch_of
 from tierwise.core.outcome import Expectation, Judgement, judge, outcome_of_error
 from tierwise.core.policy import TaskPolicy
@@ -45,7 +45,7 @@ class Wiring:
     checks_for: Callable[[str], tuple[Check, ...]]
     candidate_params: Mapping[str, Mapping[str, object]]
     stream_usage: bool | None = None
-    wait_for_prices: Callable[[], None] | None = None
+    wait_for_prices: Callable[[], object] | None = None
 
 
 class SchemaCache:
@@ -461,13 +461,7 @@ class Observation:
         self.tries.append(Try(number=self.retries, status=status, error_type=name, ended_at_ns=time.time_ns()))
 
     def _header_cost(self) -> float | None:
-        if self.cost_header is None:
-            return None
-        try:
-            found = float(self.cost_header)
-        except (TypeError, ValueError):
-            return None
-        return found if 0 <= found < 1e9 else None
+        return None if self.cost_header is None else provider_cost(None, {_COST_HEADER: self.cost_header})
 
     def _rates(self, answer: Answer) -> Rates | None:
         request = self.request

@@ -12,14 +12,22 @@ from opentelemetry._logs import Logger
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
 
-from tierwise.core.call import Arm, Call, Grade, Request, Run, TaskContext
+from tierwise.core.call import Arm, Call, Content, Grade, Request, Run, TaskContext
 from tierwise.core.ports import Span as HookSpan
 from tierwise.core.route import RouteTable
 from tierwise.telemetry import semconv as sc
 from tierwise.telemetry.faults import Faults
 from tierwise.telemetry.metrics import MetricTable
 from tierwise.telemetry.series import clean
-from tierwise.telemetry.spans import emit_evaluation, emit_failed_checks, end_span, request_attributes
+from tierwise.telemetry.spans import (
+    capture_mode,
+    content_attributes,
+    emit_content,
+    emit_evaluation,
+    emit_failed_checks,
+    end_span,
+    request_attributes,
+)
 from tierwise.telemetry.worker import FeedbackItem, Settle, Worker
 
 _CLIENT: Final = SpanKind.CLIENT
@@ -60,6 +68,7 @@ class TelemetryRecorder:
         self._logger = logger
         self._waiting_for_provider = late_provider
         self._put = worker.put
+        self._content_on_span, self._content_as_event = capture_mode()
 
     def start(self, request: Request, context: TaskContext, started_at_ns: int) -> Span:
         """Start a CLIENT span named `{operation} {model}` with all request attributes; Unix nanoseconds."""
@@ -100,12 +109,29 @@ class TelemetryRecorder:
         context = span.get_span_context()
         return (context.trace_id, context.span_id) if context.is_valid else (0, 0)
 
-    def finish(self, span: HookSpan, call: Call, *, price_later: Callable[[Call], Call] | None = None) -> None:
+    @property
+    def captures_content(self) -> bool:
+        """Whether `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` asked for prompts and answers."""
+        return self._content_on_span or self._content_as_event
+
+    def finish(
+        self,
+        span: HookSpan,
+        call: Call,
+        *,
+        price_later: Callable[[Call], Call] | None = None,
+        content: Content | None = None,
+    ) -> None:
         """Set the remaining attributes, end the span, queue the call; with `price_later` the worker ends the span."""
         own = span if isinstance(span, Span) else INVALID_SPAN
         try:
+            if content is not None and self._content_as_event:
+                emit_content(self._logger, call, own, content)
+            on_span = content if self._content_on_span else None
             if price_later is None:
-                end_span(own, call)
+                end_span(own, call, on_span)
+            elif on_span is not None:
+                own.set_attributes(content_attributes(on_span))
         except Exception as error:  # noqa: BLE001
             self._faults.note_or_raise("span", error)
         finally:

@@ -62,6 +62,11 @@ HTTP_RESPONSE_STATUS_CODE: Final = "http.response.status_code"
 OPERATION_EMBEDDINGS: Final = "embeddings"
 
 # --- GenAI conventions: events ---------------------------------------------------------------------------------------
+EVENT_OPERATION_DETAILS: Final = "gen_ai.client.inference.operation.details"
+INPUT_MESSAGES: Final = "gen_ai.input.messages"
+OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
+SYSTEM_INSTRUCTIONS: Final = "gen_ai.system_instructions"
+TOOL_DEFINITIONS: Final = "gen_ai.tool.definitions"
 EVENT_EVALUATION_RESULT: Final = "gen_ai.evaluation.result"
 EVALUATION_NAME: Final = "gen_ai.evaluation.name"
 EVALUATION_SCORE_VALUE: Final = "gen_ai.evaluation.score.value"
@@ -207,7 +212,7 @@ DROPPED_PRICE: Final = "price"
 
 ATTRIBUTES: Final = frozenset(
     value for name, value in globals().copy().items() if name.isupper() and isinstance(value, str) and "." in value
-) - {EVENT_EVALUATION_RESULT, EVENT_TRY, EVALUATION_FEEDBACK}
+) - {EVENT_EVALUATION_RESULT, EVENT_OPERATION_DETAILS, EVENT_TRY, EVALUATION_FEEDBACK}
 """Every attribute name above, for dashboards and collector configurations to be checked against."""
 
 METRICS: Final = {

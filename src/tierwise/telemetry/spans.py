@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 from opentelemetry._logs import Logger, LogRecord, SeverityNumber
@@ -9,13 +10,14 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, StatusCode, set_span_in_context
 from opentelemetry.util.types import AnyValue
 
-from tierwise.core.call import Call, Request, TaskContext, Usage
+from tierwise.core.call import Call, Content, Request, TaskContext, Usage
 from tierwise.telemetry import semconv as sc
 from tierwise.telemetry.metrics import error_type_of
 from tierwise.telemetry.series import clean, countable
 
 Attributes = dict[str, AnyValue]
 
+CAPTURE_VARIABLE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _INTEGER_LIMIT: Final = 2**63
 _TEXT_LIMIT: Final = 4096
 _LIST_LIMIT: Final = 128
@@ -171,7 +173,39 @@ def _count(attributes: Attributes, name: str, value: int) -> None:
         attributes[name] = value
 
 
-def end_span(span: Span, call: Call) -> None:
+def capture_mode() -> tuple[bool, bool]:
+    """(on spans, as events): whether the standard variable asks for content; neither by default."""
+    mode = os.environ.get(CAPTURE_VARIABLE, "").strip().lower()
+    both = mode == "span_and_event"
+    return both or mode in ("span_only", "true"), both or mode == "event_only"
+
+
+def content_attributes(content: Content) -> dict[str, str]:
+    """Prompts and answers as JSON texts under the conventions' names."""
+    pairs = (
+        (sc.INPUT_MESSAGES, content.input_messages),
+        (sc.OUTPUT_MESSAGES, content.output_messages),
+        (sc.SYSTEM_INSTRUCTIONS, content.system_instructions),
+        (sc.TOOL_DEFINITIONS, content.tool_definitions),
+    )
+    return {name: value.encode("utf-8", "replace").decode("utf-8") for name, value in pairs if value is not None}
+
+
+def emit_content(logger: Logger, call: Call, span: Span, content: Content) -> None:
+    """One operation-details event with the content, in the context of the call's span."""
+    attributes: dict[str, AnyValue] = {**request_attributes(call.request, call.context), **call_attributes(call)}
+    logger.emit(
+        LogRecord(
+            timestamp=call.started_at_ns + max(0, int(call.duration_s * 1e9)),
+            context=set_span_in_context(span, _EMPTY),
+            severity_number=SeverityNumber.INFO,
+            event_name=sc.EVENT_OPERATION_DETAILS,
+            attributes=attributes | content_attributes(content),
+        )
+    )
+
+
+def end_span(span: Span, call: Call, content: Content | None = None) -> None:
     """Set what the call became and end its span at the call's own end; a span that does not record is only ended."""
     ended_at_ns = call.started_at_ns + max(0, int(call.duration_s * 1e9))
     try:
@@ -180,6 +214,8 @@ def end_span(span: Span, call: Call) -> None:
             error_type = error_type_of(call)
             if error_type is not None:
                 attributes[sc.ERROR_TYPE] = error_type
+            if content is not None:
+                attributes.update(content_attributes(content))
             span.set_attributes(attributes)
             if error_type is not None:
                 span.set_status(StatusCode.ERROR)

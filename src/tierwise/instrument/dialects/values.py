@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tierwise.core.call import Usage
+from tierwise.core.cost import provider_cost
 
 _MAX_TEXT: Final = 256
 _EMPTY: Final[dict[str, Any]] = {}
@@ -85,21 +86,6 @@ def content_text(value: Any) -> str | None:
     return None
 
 
-def provider_cost(stated: Any) -> float | None:
-    """The cost that a provider states beside its token counts (OpenRouter's `usage.cost`), USD."""
-    if stated is None:
-        return None
-    if isinstance(stated, Mapping):
-        stated = stated.get("total_cost", stated.get("total"))
-    if isinstance(stated, str):
-        try:
-            stated = float(stated)
-        except ValueError:
-            return None
-    found = number(stated)
-    return found if found is not None and 0 <= found < 1e9 else None
-
-
 def usage_of(usage: Any) -> Usage | None:
     """Token counts under the chat API's names or the responses API's; `None` when there are none.
 
@@ -128,7 +114,7 @@ def usage_of(usage: Any) -> Usage | None:
             cached = count(undeclared.get("prompt_cache_hit_tokens"))
             if cached is not None:
                 details["cache_read_tokens"] = cached
-        stated = provider_cost(undeclared.get("cost"))
+        stated = provider_cost(undeclared)
     return Usage(input_tokens=input_tokens, output_tokens=output_tokens, provider_cost_usd=stated, **details)
 
 

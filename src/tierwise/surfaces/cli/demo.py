@@ -1,0 +1,108 @@
+"""`tierwise demo`: see the whole line work on simulated models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from tierwise.surfaces.cli.common import clean, emit_json, json_option, out, say
+from tierwise.surfaces.cli.progress import progress
+
+if TYPE_CHECKING:
+    from tierwise.surfaces.demo.story import Demo, Look
+
+
+@click.command("demo")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Same seed, same decisions.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(2, 1000),
+    default=40,
+    show_default=True,
+    help="Rounds in all; the first 2 are as published.",
+)
+@click.option("--until", type=click.Choice(["decided"]), help="Stop as soon as every task has a verdict.")
+@click.option(
+    "--store", type=click.Path(dir_okay=False), metavar="FILE", help="The demo's own store [default: .tierwise/demo/]."
+)
+@click.option("--report", type=click.Path(dir_okay=False), metavar="FILE", help="Where to write the HTML report.")
+@json_option
+def command(seed: int, rounds: int, until: str | None, store: str | None, report: str | None, as_json: bool) -> None:
+    """See it work on simulated models: no key, no network, under a minute.
+
+    A gateway on this machine simulates three models behind real HTTP. The demo compares them on five tasks as published,
+    goes on for more rounds, and recommends a route for each task. Everything it shows is simulated.
+    """
+    from tierwise.surfaces.demo.document import document
+    from tierwise.surfaces.demo.models import LATENCY_SCALE
+    from tierwise.surfaces.demo.story import MODELS, Demo, find_places
+
+    places = find_places(store=store, report=report)
+    say(
+        f"simulated: a gateway on this machine answers for {', '.join(MODELS)}; latencies are the published ones divided "
+        f"by {LATENCY_SCALE}, so a limit of 12 s is one of {12 / LATENCY_SCALE:g} s here. No key, no network."
+    )
+    with Demo(places, seed=seed) as demo:
+        with progress("simulated: published comparison", demo.calls_to_come(2) + demo.probe_calls()) as advance:
+            demo.compare(advance)
+        first = demo.look()
+        if not as_json:
+            _show_first(first)
+        with progress("simulated: more rounds", demo.calls_to_come(rounds)) as advance:
+            demo.go_on(rounds, advance, until_decided=until == "decided")
+        last = demo.look()
+        demo.report(last)
+        if as_json:
+            emit_json(document(first, last, places, seed=seed))
+        else:
+            _show_last(demo, last)
+    say(f"simulated calls are in {places.store}; the report is {places.report}")
+    if places.policy is not None and not as_json:
+        options = clean(f"--store {places.store} --config {places.policy}")
+        say(f"go on with: tierwise explain strict-json {options}")
+
+
+def _show_first(look: Look) -> None:
+    from tierwise.surfaces.bench.tables import budget_table
+
+    console = out()
+    _show(look, f"{look.rounds} published rounds")
+    console.print(budget_table(look.budget, title="Token budget (simulated)"))
+    for line in look.budget.advice:
+        console.print(clean(f"Advice: {line}"), soft_wrap=True)
+    console.print()
+    _show_routes(look, "what two runs a task can tell")
+
+
+def _show_last(demo: Demo, look: Look) -> None:
+    _show(look, f"{look.rounds} rounds")
+    _show_routes(look, f"what {look.rounds} runs a task tell")
+    console = out()
+    console.print(clean("Why (simulated):"))
+    for one in look.recommendations:
+        for reason in one.reasons[:2]:
+            console.print(clean(f"  {one.task}: {reason.text}"), soft_wrap=True)
+    console.print()
+    console.print(clean(f"Report (simulated): {demo.places.report}"), soft_wrap=True)
+    console.print(clean(f"Store (simulated): {demo.places.store}"), soft_wrap=True)
+
+
+def _show(look: Look, when: str) -> None:
+    from tierwise.surfaces.bench.tables import comparison_table, failures_of, task_table
+    from tierwise.surfaces.demo.models import LATENCY_SCALE
+
+    console = out()
+    title = f"Comparison after {when} (simulated; latency as measured, in brackets at the published scale, × {LATENCY_SCALE})"
+    console.print(comparison_table(look.models, title=title, width=console.width, scale=LATENCY_SCALE))
+    console.print()
+    console.print(task_table(look.tasks, failures_of(look.calls), title=f"Tasks after {when} (simulated)"))
+    console.print()
+
+
+def _show_routes(look: Look, what: str) -> None:
+    from tierwise.surfaces.bench.tables import route_table
+
+    console = out()
+    console.print(route_table(look.recommendations, title=f"Recommended routes: {what} (simulated)"))
+    console.print()

@@ -1,0 +1,118 @@
+"""`tierwise status`: one line a task: route, runs, cost, latency, success, verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from tierwise.surfaces.cli.common import (
+    NOTHING,
+    cell,
+    clean,
+    config_option,
+    count,
+    emit_json,
+    err,
+    json_option,
+    make_table,
+    money,
+    out,
+    read_settings,
+    say,
+    seconds,
+    since_option,
+    store_option,
+)
+from tierwise.surfaces.cli.plan import STYLES, make_plan, report_of
+
+if TYPE_CHECKING:
+    from tierwise.core.recommendation import CandidateReport, Recommendation
+
+
+@click.command("status", epilog="Examples:  tierwise status  |  tierwise status --since 7d --json")
+@since_option("30d")
+@json_option
+@config_option
+@store_option
+def command(since: int | None, as_json: bool, config: str | None, store: str | None) -> None:
+    """Show every task's route, runs, cost, latency, success and verdict.
+
+    The numbers are those of the task's current model. Success is `0.83 ± 0.03 (n=100)`: the interval holds however
+    often you look. Without recorded calls: a message and exit code 2.
+    """
+    settings = read_settings(config, store)
+    made, _ = make_plan(settings, since=since, tasks=None)
+    if as_json:
+        emit_json(
+            {
+                "at": made.at,
+                "store": settings.store_path,
+                "tasks": [_line(item) for item in made.recommendations],
+                "coverage": made.coverage.to_json(),
+                "notes": list(made.notes),
+            }
+        )
+        return
+    numbers = ("n", "$/1k calls", "p95", "Success")
+    table = make_table("Task", "Route", *numbers, "Verdict", right=numbers[:-1])
+    for item in made.recommendations:
+        report = report_of(item, item.current)
+        table.add_row(
+            cell(item.task),
+            cell(item.current or NOTHING),
+            cell(count(report.n) if report else NOTHING),
+            cell(money(_per_1000(report))),
+            cell(seconds(report.latency_p95_s if report else None)),
+            cell(success_words(report)),
+            cell(_verdict(item), style=STYLES.get(item.verdict, "")),
+        )
+    if made.recommendations:
+        out().print(table)
+    else:
+        say(
+            "no task has a name yet; name the work with `with tierwise.task(...)`, `tierwise calls` lists what there is"
+        )
+    for note in made.notes:
+        err().print(f"note: {clean(note)}", style="yellow", soft_wrap=True)
+
+
+def _line(item: Recommendation) -> dict[str, object]:
+    report = report_of(item, item.current)
+    bounds = report.success_rate_interval if report else None
+    return {
+        "task": item.task,
+        "route": item.current,
+        "fallbacks": list(item.fallbacks),
+        "n": report.n if report else 0,
+        "cost_per_1000_calls_usd": _per_1000(report),
+        "cost_per_success_usd": report.cost_per_success_usd if report else None,
+        "latency_p95_s": report.latency_p95_s if report else None,
+        "success_rate": report.success_rate if report else None,
+        "success_rate_interval": {"low": bounds.low, "high": bounds.high} if bounds else None,
+        "verdict": item.verdict,
+        "primary": item.primary,
+        "grade": item.grade,
+        "runs_needed": item.runs_needed,
+    }
+
+
+def _per_1000(report: CandidateReport | None) -> float | None:
+    return None if report is None or report.cost_per_call_usd is None else 1000 * report.cost_per_call_usd
+
+
+def success_words(report: CandidateReport | None) -> str:
+    """`0.83 ± 0.03 (n=100)`; the larger side counts where the interval is lopsided, as it is near 0 and 1."""
+    if report is None or report.success_rate is None:
+        return NOTHING
+    rate, low, high = report.success_rate, report.success_rate_interval.low, report.success_rate_interval.high
+    width = max(rate - (0.0 if low is None else low), (1.0 if high is None else high) - rate)
+    return f"{rate:.2f} ± {width:.2f} (n={report.n:,})"
+
+
+def _verdict(item: Recommendation) -> str:
+    if item.verdict == "PROMOTE" and item.primary is not None:
+        return f"PROMOTE {item.primary}"
+    if item.verdict == "INSUFFICIENT" and item.runs_needed:
+        return f"INSUFFICIENT ({item.runs_needed:,} more)"
+    return item.verdict

@@ -1,0 +1,104 @@
+"""Finding the policy, the project's root, the store, the routes and the audit log."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tierwise.config import audit_path, find_config, find_root, read_settings, route_path, store_path
+from tierwise.core.errors import ConfigError
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with a policy at its root and a folder two levels down."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "tierwise.yaml").write_text("tasks: {}\n")
+    return tmp_path
+
+
+def test_config_is_argument_then_environment_then_nearest(project: Path) -> None:
+    """The first of argument, TIERWISE_CONFIG and the nearest tierwise.yaml upward wins."""
+    other, third = project / "other.yaml", project / "third.yaml"
+    for path in (other, third):
+        path.write_text("")
+    start = project / "a" / "b"
+    assert find_config(environ={}, start=start) == project / "tierwise.yaml"
+    assert find_config(environ={"TIERWISE_CONFIG": str(other)}, start=start) == other
+    assert find_config(third, environ={"TIERWISE_CONFIG": str(other)}, start=start) == third
+
+
+def test_no_config_is_fine_and_a_named_one_must_exist(tmp_path: Path) -> None:
+    """Nothing found is `None`; a name that leads nowhere is an error that says who named it."""
+    assert find_config(environ={}, start=tmp_path) is None
+    with pytest.raises(ConfigError, match="does not exist; TIERWISE_CONFIG must name"):
+        find_config(environ={"TIERWISE_CONFIG": str(tmp_path / "x.yaml")}, start=tmp_path)
+    with pytest.raises(ConfigError, match="is not a file; the config argument"):
+        find_config(tmp_path, environ={}, start=tmp_path)
+
+
+def test_root_is_the_nearest_project_folder(project: Path) -> None:
+    """A pyproject.toml or tierwise.yaml marks the root, the nearest one counts."""
+    assert find_root(project / "a" / "b") == project
+    (project / "a" / "pyproject.toml").write_text("")
+    assert find_root(project / "a" / "b") == project / "a"
+
+
+def test_store_is_argument_then_environment_then_root(project: Path) -> None:
+    """The store is where it was named, else in the root's .tierwise folder; `off` is none."""
+    start = project / "a"
+    assert store_path(environ={}, start=start) == project / ".tierwise" / "tierwise.db"
+    assert store_path(environ={"TIERWISE_STORE": "/x/y.db"}, start=start) == Path("/x/y.db")
+    assert store_path(environ={"TIERWISE_STORE": "off"}, start=start) is None
+    assert store_path("OFF", environ={"TIERWISE_STORE": "/x/y.db"}, start=start) is None
+    assert store_path(project / "z.db", environ={"TIERWISE_STORE": "off"}, start=start) == project / "z.db"
+    assert store_path("~/s.db", environ={}, start=start) == Path.home() / "s.db"
+
+
+def test_store_without_a_project_is_in_the_state_folder(tmp_path: Path) -> None:
+    """Outside any project the user's state folder is used."""
+    found = store_path(environ={"XDG_STATE_HOME": "/state", "LOCALAPPDATA": "/state"}, start=tmp_path)
+    expected = {"darwin": Path.home() / "Library/Application Support/tierwise"}.get(sys.platform, Path("/state/tierwise"))
+    assert found == expected / "tierwise.db"
+
+
+def test_a_folder_that_cannot_be_written_is_passed_over(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy on a read-only mount does not stop recording: the project's root is next; a store there is used."""
+    mount = tmp_path_factory.mktemp("mount")
+    config = mount / "tierwise.yaml"
+    config.write_text("")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != mount)
+    assert store_path(environ={}, start=project, config=config) == project / ".tierwise" / "tierwise.db"
+    (mount / ".tierwise").mkdir()
+    (mount / ".tierwise" / "tierwise.db").write_bytes(b"")
+    assert store_path(environ={}, start=project, config=config) == mount / ".tierwise" / "tierwise.db"
+
+
+def test_routes_and_audit_log_are_beside_the_store() -> None:
+    """routes.json and audit.jsonl live beside the store; TIERWISE_ROUTES moves both."""
+    assert route_path(Path("/s/t.db"), environ={}) == Path("/s/routes.json")
+    assert audit_path(Path("/s/routes.json")) == Path("/s/audit.jsonl")
+    moved = route_path(Path("/s/t.db"), environ={"TIERWISE_ROUTES": "/shared/fleet.json"})
+    assert (moved, audit_path(moved)) == (Path("/shared/fleet.json"), Path("/shared/fleet.audit.jsonl"))
+
+
+def test_settings_hold_everything(project: Path) -> None:
+    """`read_settings` decides every path at once; with the store off routes stay in the project's folder."""
+    settings = read_settings(environ={"TIERWISE_STORE": "off"}, start=project / "a")
+    assert settings.config_path == project / "tierwise.yaml"
+    assert settings.store_path is None
+    assert settings.routes_path == project / ".tierwise" / "routes.json"
+    assert settings.audit_path == project / ".tierwise" / "audit.jsonl"
+
+
+def test_discovery_loads_neither_pydantic_nor_yaml() -> None:
+    """Without a policy file nothing heavy is imported."""
+    code = "import sys, tierwise.config; tierwise.config.read_settings(); print(sorted({'pydantic', 'ruamel.yaml'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
