@@ -42,7 +42,12 @@ def report(name: str, *, refuted: bool = False, incumbent: bool = False) -> Cand
 
 
 def recommend(
-    verdict: Verdict, *, task: str = "t", current: str | None = "old", challenger: str | None = "new", refuted: Sequence[str] = ()
+    verdict: Verdict,
+    *,
+    task: str = "t",
+    current: str | None = "old",
+    challenger: str | None = "new",
+    refuted: Sequence[str] = (),
 ) -> Recommendation:
     """A recommendation as `decide` would make it."""
     primary = challenger if verdict == "PROMOTE" else current
@@ -129,7 +134,14 @@ def test_a_table_changed_meanwhile_is_not_overwritten(files: Files) -> None:
     """A plan made from an older table is refused, and nothing is logged."""
     write_table(files.routes, RouteTable(routes={"x": Route(task="x", primary="m")}), expected_version=0)
     with pytest.raises(RouteError, match="plan again"):
-        apply([recommend("PROMOTE")], routes_path=files.routes, audit_path=files.audit, now=NOW, by="me", expected_version=0)
+        apply(
+            [recommend("PROMOTE")],
+            routes_path=files.routes,
+            audit_path=files.audit,
+            now=NOW,
+            by="me",
+            expected_version=0,
+        )
     assert read_history(files.audit).entries == ()
 
 
@@ -181,14 +193,20 @@ def test_rollback_dry_run_changes_nothing(files: Files) -> None:
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["KEEP", "PROMOTE", "TRIAL", "HOLD", "back"]), st.sampled_from("ab"), st.sampled_from(["m", "n", "o"])),
+    st.tuples(
+        st.sampled_from(["KEEP", "PROMOTE", "TRIAL", "HOLD", "back"]),
+        st.sampled_from("ab"),
+        st.sampled_from(["m", "n", "o"]),
+    ),
     max_size=12,
 )
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
-def test_every_table_that_ever_was_is_rebuilt_from_the_log(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Any, str, str]]) -> None:
+def test_every_table_that_ever_was_is_rebuilt_from_the_log(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Any, str, str]]
+) -> None:
     """The log alone gives back each version of the table, byte for byte its routes."""
     files = Files(tmp_path_factory.mktemp("log"))
     seen = {0: RouteTable()}
@@ -221,7 +239,9 @@ def test_a_torn_last_line_is_reported_and_spoils_nothing(files: Files) -> None:
     assert routes_from_audit(history.entries)[2] == files.table()
 
 
-@pytest.mark.parametrize("line", ["[]", "{}", '{"task": 3}', "\x00", '{"at": 1, "version": 1, "action": "evil"}', "[" * 10_000])
+@pytest.mark.parametrize(
+    "line", ["[]", "{}", '{"task": 3}', "\x00", '{"at": 1, "version": 1, "action": "evil"}', "[" * 10_000]
+)
 def test_hostile_lines_are_problems(files: Files, line: str) -> None:
     """A line that is no entry is a problem with its number, not an exception."""
     files.audit.write_text(line + "\n")
@@ -244,7 +264,7 @@ def test_a_crash_between_log_and_table_leaves_no_ghost(files: Files, monkeypatch
     entries = read_history(files.audit).entries
     assert [entry.action for entry in entries] == ["pin", "promote"]
     assert [entry.action for entry in real_entries(entries, current_version=1)] == ["pin"]
-    files.apply(recommend("PROMOTE", challenger="third"))
+    files.apply(recommend("PROMOTE", challenger="other"))
     assert routes_from_audit(read_history(files.audit).entries)[2] == files.table()
     assert files.back().routes["t"].primary == "old"
 
@@ -263,7 +283,12 @@ def test_entries_say_who_when_what_and_why(files: Files) -> None:
     files.apply(recommend("PROMOTE"), automatic=True)
     value = json.loads(files.audit.read_text())
     assert (value["by"], value["at"], value["automatic"], value["action"]) == ("me", NOW, True, "promote")
-    assert (value["verdict"], value["grade"], value["evidence_hash"], value["version"]) == ("PROMOTE", "randomised", "h" * 16, 1)
+    assert (value["verdict"], value["grade"], value["evidence_hash"], value["version"]) == (
+        "PROMOTE",
+        "randomised",
+        "h" * 16,
+        1,
+    )
     assert (value["before"], value["after"]["primary"]) == (None, "new")
     assert stat.S_IMODE(files.audit.stat().st_mode) == 0o600
 

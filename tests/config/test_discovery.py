@@ -62,7 +62,9 @@ def test_store_is_argument_then_environment_then_root(project: Path) -> None:
 def test_store_without_a_project_is_in_the_state_folder(tmp_path: Path) -> None:
     """Outside any project the user's state folder is used."""
     found = store_path(environ={"XDG_STATE_HOME": "/state", "LOCALAPPDATA": "/state"}, start=tmp_path)
-    expected = {"darwin": Path.home() / "Library/Application Support/tierwise"}.get(sys.platform, Path("/state/tierwise"))
+    expected = {"darwin": Path.home() / "Library/Application Support/tierwise"}.get(
+        sys.platform, Path("/state/tierwise")
+    )
     assert found == expected / "tierwise.db"
 
 
@@ -99,6 +101,6 @@ def test_settings_hold_everything(project: Path) -> None:
 
 def test_discovery_loads_neither_pydantic_nor_yaml() -> None:
     """Without a policy file nothing heavy is imported."""
-    code = "import sys, tierwise.config; tierwise.config.read_settings(); print(sorted({'pydantic', 'ruamel.yaml'} & set(sys.modules)))"
+    code = "import sys, tierwise.config as c; c.read_settings(); print({'pydantic', 'ruamel.yaml'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "set()"

@@ -1,5 +1,6 @@
 """Reading tierwise.yaml: the documented example, defaults, units, and every error at its place."""
 
+# ruff: noqa: E501 - the expected messages stand as they are printed
 from __future__ import annotations
 
 import json
@@ -138,7 +139,25 @@ tasks:
     review: {model: zzz}
 prices: {m: {input: -1}, z: {input: 0, output: 0}}
 """
-    assert [str(error) for error in check_text(text, name="f").errors] == snapshot(['f:2:13: tiers.fast.1: needs text; put it in quotes', "f:3:10: tiers.deep.0: 'fast' is a tier; a tier lists models, write its models out", "f:3:19: tiers.deep.2: 'q' is in this tier twice; keep one", "f:4:1: modles: unknown key; did you mean 'models'?", "f:6:3: models.fast: 'fast' is both a tier and a model; rename one", 'f:7:24: defaults.confidence: must be below 1, not 2', "f:7:37: defaults.cooldown: 'soon' is not a duration; write 12h, 30m, 45s or 500ms", "f:11:5: tasks.t.guardrials: unknown key; did you mean 'guardrails'?", "f:12:18: tasks.t.guardrails.sucess_rate: unknown metric 'sucess_rate'; did you mean 'success_rate'?", 'f:12:55: tasks.t.guardrails.success_rate: cannot be at least 0.9 and at most 0.5 at once; drop one', 'f:12:90: tasks.t.guardrails.latency_p95: latency_p95 is not measured in that unit; write a limit like 10s or 500ms', "f:13:28: tasks.t.ladder.escalate_on.0: outcome: unknown 'truncted'; did you mean 'truncated'?", "f:14:13: tasks.t.review: 'draft' is missing; add it", 'f:15:21: prices.m.input: must be at least 0, not -1', 'f:15:29: prices.z: every price is 0, which makes all costs and savings 0; give what a million tokens cost you to serve'])
+    assert [str(error) for error in check_text(text, name="f").errors] == snapshot(
+        [
+            "f:2:13: tiers.fast.1: needs text; put it in quotes",
+            "f:3:10: tiers.deep.0: 'fast' is a tier; a tier lists models, write its models out",
+            "f:3:19: tiers.deep.2: 'q' is in this tier twice; keep one",
+            "f:4:1: modles: unknown key; did you mean 'models'?",
+            "f:6:3: models.fast: 'fast' is both a tier and a model; rename one",
+            "f:7:24: defaults.confidence: must be below 1, not 2",
+            "f:7:37: defaults.cooldown: 'soon' is not a duration; write 12h, 30m, 45s or 500ms",
+            "f:11:5: tasks.t.guardrials: unknown key; did you mean 'guardrails'?",
+            "f:12:18: tasks.t.guardrails.sucess_rate: unknown metric 'sucess_rate'; did you mean 'success_rate'?",
+            "f:12:55: tasks.t.guardrails.success_rate: cannot be at least 0.9 and at most 0.5 at once; drop one",
+            "f:12:90: tasks.t.guardrails.latency_p95: latency_p95 is not measured in that unit; write a limit like 10s or 500ms",
+            "f:13:28: tasks.t.ladder.escalate_on.0: outcome: unknown 'truncted'; did you mean 'truncated'?",
+            "f:14:13: tasks.t.review: 'draft' is missing; add it",
+            "f:15:21: prices.m.input: must be at least 0, not -1",
+            "f:15:29: prices.z: every price is 0, which makes all costs and savings 0; give what a million tokens cost you to serve",
+        ]
+    )
 
 
 def test_warnings_are_apart_from_errors() -> None:
@@ -156,7 +175,18 @@ tasks:
 """
     findings = check_text(text, name="f")
     assert findings.policy is not None
-    assert [str(warning) for warning in findings.warnings] == snapshot(["f:4:18: tasks.t.candidates.0: no tier or model entry is called 'balnced', so it is taken as a model name; did you mean 'balanced'?", 'f:5:31: tasks.t.guardrails.latency_p95: 11 s is not an edge of the latency histogram; tested at the next lower edge 10 s', 'f:5:41: tasks.t.guardrails.json_valid_rate: json_valid_rate counts only calls whose request asks for JSON; add expects: json if all should be', "f:5:80: tasks.t.guardrails.error_rate: lower error_rate is better, so this limit stops good candidates; did you mean '<='?", 'f:5:99: tasks.t.guardrails.ttft_p50: 0.01 s is below the smallest edge of the latency histogram (0.05 s)', 'f:7:17: tasks.t.confidence: apply: auto at confidence 0.9; 0.99 is advised where nobody looks first', "f:8:28: tasks.t.ladder.escalate_on.0: 'refused' sends what one model declined for safety to another; be sure you want that", 'f:9:45: tasks.h.explore: a task of high risk is never explored; this is ignored'])
+    assert [str(warning) for warning in findings.warnings] == snapshot(
+        [
+            "f:4:18: tasks.t.candidates.0: no tier or model entry is called 'balnced', so it is taken as a model name; did you mean 'balanced'?",
+            "f:5:31: tasks.t.guardrails.latency_p95: 11 s is not an edge of the latency histogram; tested at the next lower edge 10 s",
+            "f:5:41: tasks.t.guardrails.json_valid_rate: json_valid_rate counts only calls whose request asks for JSON; add expects: json if all should be",
+            "f:5:80: tasks.t.guardrails.error_rate: lower error_rate is better, so this limit stops good candidates; did you mean '<='?",
+            "f:5:99: tasks.t.guardrails.ttft_p50: 0.01 s is below the smallest edge of the latency histogram (0.05 s)",
+            "f:7:17: tasks.t.confidence: apply: auto at confidence 0.9; 0.99 is advised where nobody looks first",
+            "f:8:28: tasks.t.ladder.escalate_on.0: 'refused' sends what one model declined for safety to another; be sure you want that",
+            "f:9:45: tasks.h.explore: a task of high risk is never explored; this is ignored",
+        ]
+    )
     assert findings.policy.tasks["h"].explore == 0.0
 
 
@@ -188,8 +218,14 @@ def test_defaults_reach_every_task_and_a_task_wins() -> None:
     )
     a, b = policy.tasks["a"], policy.tasks["b"]
     assert (a.margin, a.min_runs, b.margin, b.min_runs) == (0.02, 10, 0.02, 50)
-    assert {guardrail.metric: guardrail.limit for guardrail in a.guardrails} == {"success_rate": 0.5, "latency_p95": 5.0}
-    assert {guardrail.metric: guardrail.limit for guardrail in b.guardrails} == {"success_rate": 0.9, "latency_p95": 5.0}
+    assert {guardrail.metric: guardrail.limit for guardrail in a.guardrails} == {
+        "success_rate": 0.5,
+        "latency_p95": 5.0,
+    }
+    assert {guardrail.metric: guardrail.limit for guardrail in b.guardrails} == {
+        "success_rate": 0.9,
+        "latency_p95": 5.0,
+    }
 
 
 def test_objective_loss_takes_the_value_of_a_success() -> None:
@@ -228,9 +264,7 @@ def test_schema_can_be_inline_or_a_file_beside_the_policy(tmp_path: Path) -> Non
 
 def test_schema_never_downloads() -> None:
     """A reference to another document is refused, not followed."""
-    (error,) = check_text(
-        "tasks: {t: {candidates: [a], schema: {$ref: 'http://127.0.0.1:9/x.json'}}}"
-    ).errors
+    (error,) = check_text("tasks: {t: {candidates: [a], schema: {$ref: 'http://127.0.0.1:9/x.json'}}}").errors
     assert "not a valid JSON Schema" in error.message
 
 

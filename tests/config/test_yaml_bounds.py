@@ -59,7 +59,10 @@ def test_merge_keys_and_anchors_work() -> None:
 
 def test_an_error_in_merged_settings_points_to_where_they_are_written() -> None:
     """The place of a wrong merged value is its own line."""
-    assert first("tasks:\n  a:\n    <<: {min_runs: x}\n    candidates: [m]") == "3:20: tasks.a.min_runs: needs a whole number"
+    assert (
+        first("tasks:\n  a:\n    <<: {min_runs: x}\n    candidates: [m]")
+        == "3:20: tasks.a.min_runs: needs a whole number"
+    )
 
 
 @pytest.mark.parametrize(

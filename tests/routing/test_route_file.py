@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import stat
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -58,11 +59,14 @@ def test_tables_survive_the_round_trip(value: RouteTable) -> None:
     assert table_from_json(table_to_json(value), where="x") == value
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3)
-       | st.dictionaries(st.sampled_from(["format", "version", "routes", "t", "primary", "canary", "share"]), inner, max_size=4)))  # fmt: skip
+FIELDS = st.sampled_from(["format", "version", "routes", "t", "primary", "canary", "share"])
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+
+
+@given(st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=4)))
 def test_hostile_documents_are_route_errors(value: object) -> None:
     """Any other JSON is a RouteError, never another exception."""
-    with pytest.raises(RouteError, match="^x: "):
+    with pytest.raises(RouteError, match=r"^x: "):
         table_from_json(json.dumps(value), where="x")
 
 
@@ -92,7 +96,9 @@ def test_wrong_content_says_where(change: dict[str, object], expected: str) -> N
     assert expected in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "NaN", '{"format": "tierwise-routes/1", "version": NaN}', '{"a": 1, "a": 2}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 100_000, "NaN", '{"format": "tierwise-routes/1", "version": NaN}', '{"a": 1, "a": 2}']
+)
 def test_texts_that_are_not_tables_are_route_errors(text: str) -> None:
     """Torn, deep, constant and doubled documents are refused."""
     with pytest.raises(RouteError, match="not a route table"):
@@ -190,27 +196,47 @@ def test_a_failed_replace_keeps_the_old_table(tmp_path: Path, monkeypatch: pytes
     assert sorted(item.name for item in tmp_path.iterdir()) == ["routes.json", "routes.json.lock"]
 
 
-def _grow(path: Path, task: str, times: int) -> None:
-    for i in range(times):
-        update_table(
-            path,
-            lambda old, i=i: replace(old, routes={**old.routes, f"{task}-{i}": Route(task=f"{task}-{i}", primary="m")}),
-            timeout_s=60,
-        )
+GROW = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tierwise.core.route import Route
+from tierwise.routing import update_table
+for i in range(int(sys.argv[3])):
+    name = f"{sys.argv[2]}-{i}"
+    update_table(
+        Path(sys.argv[1]),
+        lambda old: replace(old, routes={**old.routes, name: Route(task=name, primary="m")}),
+        timeout_s=60,
+    )
+"""
+
+
+def grow(path: Path, task: str, times: int) -> None:
+    """Add routes one by one from another process."""
+    subprocess.run([sys.executable, "-c", GROW, str(path), task, str(times)], check=True)
 
 
 def test_changes_of_several_processes_and_threads_are_all_there(tmp_path: Path) -> None:
     """No update is lost: the version counts every one."""
     path = tmp_path / "routes.json"
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_grow, args=(path, f"p{i}", 10)) for i in range(2)]
-    threads = [threading.Thread(target=_grow, args=(path, f"t{i}", 10)) for i in range(2)]
-    for worker in (*workers, *threads):
+    others = [threading.Thread(target=grow, args=(path, f"p{i}", 10)) for i in range(2)]
+    threads = [threading.Thread(target=add, args=(path, f"t{i}", 10)) for i in range(2)]
+    for worker in (*others, *threads):
         worker.start()
-    for worker in (*workers, *threads):
+    for worker in (*others, *threads):
         worker.join()
     final = read_table(path)
     assert (final.version, len(final.routes)) == (40, 40)
+
+
+def add(path: Path, task: str, times: int) -> None:
+    """Add routes one by one from this process."""
+    for i in range(times):
+        route = Route(task=f"{task}-{i}", primary="m")
+        update_table(
+            path, lambda old, route=route: replace(old, routes={**old.routes, route.task: route}), timeout_s=60
+        )
 
 
 def test_a_held_lock_ends_in_a_clear_error(tmp_path: Path) -> None:
@@ -221,7 +247,9 @@ def test_a_held_lock_ends_in_a_clear_error(tmp_path: Path) -> None:
     assert write_table(path, table(), expected_version=0, timeout_s=0.05).version == 1
 
 
-def test_watcher_follows_changes_and_keeps_the_last_good_table(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_watcher_follows_changes_and_keeps_the_last_good_table(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """New content is taken, broken or missing content is logged once and changes nothing, repair is taken again."""
     path = tmp_path / "routes.json"
     watcher = RouteWatcher(path, interval_s=0)

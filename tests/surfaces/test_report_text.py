@@ -36,7 +36,8 @@ def test_money_of_a_column_has_one_number_of_decimals() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(1.0, "100%"), (0.975, "97.5%"), (0.0, "0%"), (1 / 3, "33.3%"), (None, "–")]
+    ("value", "words"),
+    [(1.0, "100\u00a0%"), (0.975, "97.5\u00a0%"), (0.0, "0\u00a0%"), (1 / 3, "33.3\u00a0%"), (None, "–")],
 )
 def test_percent(value: float | None, words: str) -> None:
     """Fractions become percentages, whole ones without decimals."""

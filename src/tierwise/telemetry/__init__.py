@@ -78,5 +78,6 @@ def open_telemetry(
         faults=faults,
         logger=logger,
         late_provider=is_proxy(chosen.tracer_provider),
+        provider=chosen.tracer_provider,
     )
     return Telemetry(recorder=recorder, worker=worker, metrics=metrics, providers=chosen)

@@ -10,7 +10,16 @@ from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
 from opentelemetry._logs import Logger
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+    Tracer,
+    TracerProvider,
+)
 
 from tierwise.core.call import Arm, Call, Content, Grade, Request, Run, TaskContext
 from tierwise.core.ports import Span as HookSpan
@@ -31,6 +40,7 @@ from tierwise.telemetry.spans import (
 from tierwise.telemetry.worker import FeedbackItem, Settle, Worker
 
 _CLIENT: Final = SpanKind.CLIENT
+_LATE_FLUSH_MS: Final = 10_000
 
 
 def settle_with(logger: Logger) -> Settle:
@@ -42,6 +52,32 @@ def settle_with(logger: Logger) -> Settle:
         emit_failed_checks(logger, call, span)
 
     return settle
+
+
+class LateSpans:
+    """A span processor that does one thing: a provider's `force_flush` first ends the spans that waited for prices.
+
+    It is added to the provider only when such a span exists, which is so for the first calls of a cold process.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Nothing to do."""
+
+    def on_end(self, span: object) -> None:
+        """Nothing to do."""
+
+    def _on_ending(self, span: object) -> None:
+        """Nothing to do."""
+
+    def shutdown(self) -> None:
+        """Nothing to do."""
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """End the spans that wait, at most `timeout_millis` milliseconds."""
+        return self._worker.flush(min(timeout_millis, _LATE_FLUSH_MS) / 1000)
 
 
 class TelemetryRecorder:
@@ -60,6 +96,7 @@ class TelemetryRecorder:
         faults: Faults,
         logger: Logger,
         late_provider: bool = False,
+        provider: TracerProvider | None = None,
     ) -> None:
         self._tracer = tracer
         self._metrics = metrics
@@ -67,6 +104,7 @@ class TelemetryRecorder:
         self._faults = faults
         self._logger = logger
         self._waiting_for_provider = late_provider
+        self._provider = provider
         self._put = worker.put
         self._content_on_span, self._content_as_event = capture_mode()
 
@@ -130,12 +168,24 @@ class TelemetryRecorder:
             on_span = content if self._content_on_span else None
             if price_later is None:
                 end_span(own, call, on_span)
-            elif on_span is not None:
-                own.set_attributes(content_attributes(on_span))
+            else:
+                self._flush_late_spans()
+                if on_span is not None:
+                    own.set_attributes(content_attributes(on_span))
         except Exception as error:  # noqa: BLE001
             self._faults.note_or_raise("span", error)
         finally:
             self._put((call, own, price_later))
+
+    def _flush_late_spans(self) -> None:
+        """Once: let the provider's own flush wait for the spans that the worker ends."""
+        provider, self._provider = self._provider, None
+        if provider is not None:
+            if isinstance(provider, trace_api.ProxyTracerProvider):
+                provider = trace_api.get_tracer_provider()
+            add = getattr(provider, "add_span_processor", None)
+            if add is not None:
+                add(LateSpans(self._worker))
 
     def finish_run(self, run: Run) -> None:
         """Queue a finished run of several calls."""

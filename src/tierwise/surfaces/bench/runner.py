@@ -54,7 +54,6 @@ class Bench:
         self.session = session
         self.failures: dict[str, Exception] = {}
         self._pool = ThreadPoolExecutor(options.concurrency, thread_name_prefix="tierwise-bench")
-        self._lanes: dict[tuple[str, str], Future[None]] = {}
 
     def __enter__(self) -> Bench:
         for task, check in iter_checks(self._suite, allow_code=self._options.allow_code):
@@ -77,11 +76,10 @@ class Bench:
             jobs = [(task, model) for task in self._suite.tasks for model in self._options.models]
             Random(f"{self._options.seed}/{number}").shuffle(jobs)  # noqa: S311 - an order, not a secret
             for task, model in jobs:
-                # A model sees a task's rounds in order, however many calls are in flight.
-                lane = (task.name, model)
-                future = self._pool.submit(self._call, task, model, number, self._lanes.get(lane))
+                future = self._pool.submit(
+                    self._ask, task, model, number, max_tokens=self._options.max_tokens, labels=None
+                )
                 future.add_done_callback(lambda _: done())
-                self._lanes[lane] = future
                 futures.append(future)
         self._settle(futures)
 
@@ -90,17 +88,21 @@ class Bench:
         probe = self._suite.probe
         if probe is None:
             return
-        futures = []
-        for model in self._options.models:
-            for task in probe.tasks:
-                future = self._pool.submit(self._probe, probe, task, model)
-                future.add_done_callback(lambda _: done())
-                futures.append(future)
+        futures = [
+            self._pool.submit(self._probe, probe, task, model, done)
+            for model in self._options.models
+            for task in probe.tasks
+        ]
         self._settle(futures)
 
     def calls_of(self, rounds: int) -> int:
         """How many calls so many rounds make."""
         return rounds * len(self._suite.tasks) * len(self._options.models)
+
+    def probe_calls(self) -> int:
+        """How many calls the probe makes."""
+        probe = self._suite.probe
+        return 0 if probe is None else len(probe.tasks) * len(probe.max_tokens) * len(self._options.models)
 
     def _settle(self, futures: Sequence[Future[None]]) -> None:
         """Wait for all; a fault of ours or Ctrl-C stops what has not begun."""
@@ -114,14 +116,10 @@ class Bench:
                 future.cancel()
             raise
 
-    def _call(self, task: SuiteTask, model: str, number: int, before: Future[None] | None) -> None:
-        if before is not None:
-            wait([before])
-        self._ask(task, model, number, max_tokens=self._options.max_tokens, labels=None)
-
-    def _probe(self, probe: Probe, task: SuiteTask, model: str) -> None:
+    def _probe(self, probe: Probe, task: SuiteTask, model: str, done: Callable[[], None]) -> None:
         for limit in probe.max_tokens:
             self._ask(task, model, 0, max_tokens=limit, labels={PROBE_LABEL: "none" if limit is None else str(limit)})
+            done()
 
     def _ask(
         self, task: SuiteTask, model: str, number: int, *, max_tokens: int | None, labels: dict[str, str] | None

@@ -71,6 +71,10 @@ class Suite:
         tasks = tuple(task for task in self.tasks if not names or task.name in names)
         return Suite(name=self.name, tasks=tasks, probe=self.probe)
 
+    def without_probe(self) -> Suite:
+        """The suite without its probe."""
+        return Suite(name=self.name, tasks=self.tasks)
+
 
 def load_suite(name: str) -> Suite:
     """A built-in suite by name, else the suite in a file.

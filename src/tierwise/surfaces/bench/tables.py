@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from rich.measure import Measurement
+
 from tierwise.core.recommendation import Recommendation
 from tierwise.surfaces.bench.budget import TokenBudget
 from tierwise.surfaces.bench.suite import Suite
@@ -12,13 +14,12 @@ from tierwise.surfaces.cli.common import NOTHING, cell, count, make_table, money
 from tierwise.surfaces.summary import ModelSummary, pass_table, summarise, summary_of
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from tierwise.evidence import CallRow
 
-WIDE: Final = 150
-"""Columns from which the comparison has a row for each model; below, a column for each model."""
-
+_UNBOUNDED: Final = 10_000
 _STYLES: Final = {
     "pass": "green",
     "fail": "red",
@@ -46,19 +47,22 @@ def tasks_of(suite: Suite, calls: Iterable[CallRow], *, models: Sequence[str]) -
 
 
 def comparison_table(
-    summaries: Mapping[str, ModelSummary], *, title: str, width: int, scale: float | None = None
+    summaries: Mapping[str, ModelSummary], *, title: str, console: Console, scale: float | None = None
 ) -> Table:
-    """The comparison; with a `scale`, latencies are shown as measured and, beside it in brackets, times the scale."""
+    """The comparison: a row for each model where the console is wide enough, else a column for each.
+
+    With a `scale`, latencies are shown as measured and, beside it in brackets, times the scale.
+    """
     metrics = _metrics(scale)
-    if width >= WIDE:
-        table = make_table("Model", *metrics, title=title, right=tuple(metrics))
-        for model, summary in summaries.items():
-            table.add_row(cell(model), *(cell(show(summary)) for show in metrics.values()))
-        return table
-    table = make_table("Model", *summaries, title=title, right=tuple(summaries))
+    wide = make_table("Model", *metrics, title=title, right=tuple(metrics))
+    for model, summary in summaries.items():
+        wide.add_row(cell(model), *(cell(show(summary)) for show in metrics.values()))
+    if Measurement.get(console, console.options.update(max_width=_UNBOUNDED), wide).maximum <= console.width:
+        return wide
+    high = make_table("Model", *summaries, title=title, right=tuple(summaries))
     for name, show in metrics.items():
-        table.add_row(cell(name), *(cell(show(summary)) for summary in summaries.values()))
-    return table
+        high.add_row(cell(name), *(cell(show(summary)) for summary in summaries.values()))
+    return high
 
 
 def _metrics(scale: float | None) -> dict[str, Callable[[ModelSummary], str]]:

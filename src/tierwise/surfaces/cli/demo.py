@@ -41,14 +41,14 @@ def command(seed: int, rounds: int, until: str | None, store: str | None, report
     places = find_places(store=store, report=report)
     say(
         f"simulated: a gateway on this machine answers for {', '.join(MODELS)}; latencies are the published ones divided "
-        f"by {LATENCY_SCALE}, so a limit of 12 s is one of {12 / LATENCY_SCALE:g} s here. No key, no network."
+        f"by {LATENCY_SCALE}, and so are the limits of the policy. No key, no network."
     )
     with Demo(places, seed=seed) as demo:
         with progress("simulated: published comparison", demo.calls_to_come(2) + demo.probe_calls()) as advance:
             demo.compare(advance)
         first = demo.look()
         if not as_json:
-            _show_first(first)
+            _show_first(demo, first)
         with progress("simulated: more rounds", demo.calls_to_come(rounds)) as advance:
             demo.go_on(rounds, advance, until_decided=until == "decided")
         last = demo.look()
@@ -63,7 +63,7 @@ def command(seed: int, rounds: int, until: str | None, store: str | None, report
         say(f"go on with: tierwise explain strict-json {options}")
 
 
-def _show_first(look: Look) -> None:
+def _show_first(demo: Demo, look: Look) -> None:
     from tierwise.surfaces.bench.tables import budget_table
 
     console = out()
@@ -72,12 +72,16 @@ def _show_first(look: Look) -> None:
     for line in look.budget.advice:
         console.print(clean(f"Advice: {line}"), soft_wrap=True)
     console.print()
-    _show_routes(look, "what two runs a task can tell")
+    _show_routes(demo, look, "what two runs a task can tell")
+    console.print(
+        "Two runs show what happened twice, not how often it happens, so no route changes yet. They can tell that an\n"
+        "answer was fenced or cut; they cannot tell a rate, a p95 or a gain apart from luck.\n"
+    )
 
 
 def _show_last(demo: Demo, look: Look) -> None:
     _show(look, f"{look.rounds} rounds")
-    _show_routes(look, f"what {look.rounds} runs a task tell")
+    _show_routes(demo, look, f"what {look.rounds} runs a task tell")
     console = out()
     console.print(clean("Why (simulated):"))
     for one in look.recommendations:
@@ -94,15 +98,20 @@ def _show(look: Look, when: str) -> None:
 
     console = out()
     title = f"Comparison after {when} (simulated; latency as measured, in brackets at the published scale, × {LATENCY_SCALE})"
-    console.print(comparison_table(look.models, title=title, width=console.width, scale=LATENCY_SCALE))
+    console.print(comparison_table(look.models, title=title, console=console, scale=LATENCY_SCALE))
     console.print()
     console.print(task_table(look.tasks, failures_of(look.calls), title=f"Tasks after {when} (simulated)"))
     console.print()
 
 
-def _show_routes(look: Look, what: str) -> None:
+def _show_routes(demo: Demo, look: Look, what: str) -> None:
     from tierwise.surfaces.bench.tables import route_table
+    from tierwise.surfaces.demo.story import policy_lines
 
     console = out()
+    console.print("Policy (simulated):")
+    for line in policy_lines(demo.policy):
+        console.print(clean(f"  {line}"), soft_wrap=True)
+    console.print()
     console.print(route_table(look.recommendations, title=f"Recommended routes: {what} (simulated)"))
     console.print()

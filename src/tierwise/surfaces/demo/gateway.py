@@ -31,6 +31,7 @@ from tierwise.surfaces.demo.models import (
     Profile,
     draw_for,
     fault_for,
+    latency_for,
     tokens_of,
 )
 
@@ -77,14 +78,13 @@ def make_reply(profile: Profile, body: Mapping[str, Any], *, seed: int, count: i
         finish_reason = "length"
         reasoning = min(reasoning, limit)
         text = text[: (limit - reasoning) * CHARS_PER_TOKEN]
-    latency_s = profile.latency_s(draw_for(seed, profile.name, identity, count, "latency"))
     return Reply(
         text=text,
         finish_reason=finish_reason,
         prompt_tokens=tokens_of(prompt) + _MESSAGE_TOKENS * len(body["messages"]),
         completion_tokens=reasoning + tokens_of(text),
         reasoning_tokens=reasoning,
-        latency_s=latency_s / scale,
+        latency_s=latency_for(seed, profile, identity, count) / scale,
     )
 
 

@@ -3,9 +3,10 @@ from a hash of seed, model, prompt and count, so that nothing depends on the ord
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
@@ -15,6 +16,7 @@ CHARS_PER_TOKEN: Final = 4
 FAULT_RATE: Final = 0.02
 """Share of requests answered with 429 or 503; never two in a row for one model and prompt."""
 _CONCENTRATION: Final = 3.0
+_QUANTILES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,18 +28,32 @@ class Profile:
     latency_mean_s: float
     latency_min_s: float
     latency_max_s: float
-    chars: Mapping[str, int]
+    chars: Mapping[str, int] = field(hash=False)
     """Mean size of the answer by kind of prompt; the five tasks together have the published mean."""
     fences_json: bool
     reasoning_tokens: tuple[int, int] = (0, 0)
     """Fewest and most hidden tokens before the first visible one; they count against `max_tokens`."""
 
-    def latency_s(self, draw: Random) -> float:
-        """One latency in seconds at the published scale: a beta distribution over the published range and mean."""
-        width = self.latency_max_s - self.latency_min_s
-        mean = (self.latency_mean_s - self.latency_min_s) / width
-        share = draw.betavariate(_CONCENTRATION * mean, _CONCENTRATION * (1 - mean))
-        return self.latency_min_s + width * share
+    def latency_s(self, share: float) -> float:
+        """The latency below which this share of the calls stays, seconds at the published scale."""
+        table = _latencies(self)
+        return table[min(int(share * len(table)), len(table) - 1)]
+
+
+@functools.cache
+def _latencies(profile: Profile) -> tuple[float, ...]:
+    """Quantiles of a beta distribution over the published range, bent a little so that their mean is the published one."""
+    low, high = profile.latency_min_s, profile.latency_max_s
+    mean = (profile.latency_mean_s - low) / (high - low)
+    draw = Random(profile.name)  # noqa: S311
+    shares = sorted(draw.betavariate(_CONCENTRATION * mean, _CONCENTRATION * (1 - mean)) for _ in range(_QUANTILES))
+    # A power keeps 0 and 1 in place; halving steps find the one with the right mean.
+    power, step = 1.0, 0.5
+    while step > 1e-6:
+        too_high = sum(share**power for share in shares) / len(shares) > mean
+        power += step if too_high else -step
+        step /= 2
+    return tuple(low + (high - low) * share**power for share in shares)
 
 
 PROFILES: Final[tuple[Profile, ...]] = (
@@ -87,6 +103,15 @@ def draw_for(seed: int, model: str, prompt: str, count: int, purpose: str) -> Ra
     return Random(int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()))  # noqa: S311
 
 
+def latency_for(seed: int, profile: Profile, prompt: str, count: int) -> float:
+    """The latency of the `count`-th request, seconds at the published scale.
+
+    Requests come in pairs that mirror each other, so that few of them are enough for a mean near the published one.
+    """
+    share = draw_for(seed, profile.name, prompt, count // 2, "latency").random()
+    return profile.latency_s(share if count % 2 == 0 else 1 - share)
+
+
 def fault_for(seed: int, model: str, prompt: str, count: int) -> Fault | None:
     """The fault of the `count`-th request of this model and prompt, or `None`; the request after a fault succeeds."""
 
@@ -97,7 +122,7 @@ def fault_for(seed: int, model: str, prompt: str, count: int) -> Fault | None:
     draw = drawn(count)
     if draw is None or (count > 0 and fault_for(seed, model, prompt, count - 1) is not None):
         return None
-    return Fault(status=draw.choice((429, 503)), retry_after_s=draw.choice((1.0, 2.0)))
+    return Fault(status=draw.choice((429, 503)), retry_after_s=1.0)
 
 
 def tokens_of(text: str) -> int:

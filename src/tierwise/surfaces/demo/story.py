@@ -132,6 +132,20 @@ def demo_policy(scale: float = LATENCY_SCALE) -> Policy:
     return findings.policy
 
 
+def policy_lines(policy: Policy, scale: float = LATENCY_SCALE) -> list[str]:
+    """What the policy asks for, in words; latency limits as tested here and at the published scale."""
+    tasks: dict[str, list[str]] = {}
+    for name, task in policy.tasks.items():
+        limits = []
+        for one in task.guardrails:
+            timed = one.metric.startswith(("latency", "ttft"))
+            text = f"{one.limit:g} s ({one.limit * scale:g} s at the published scale)" if timed else f"{one.limit:.0%}"
+            limits.append(f"{one.metric} {one.op} {text}")
+        asked = "; ".join([f"best {task.objective.kind}", *limits])
+        tasks.setdefault(asked, []).append(name)
+    return [f"{', '.join(names)}: {asked}" for asked, names in tasks.items()]
+
+
 def usual_routes(suite: Suite, *, now: int = 0) -> RouteTable:
     """The state before: every task on one model."""
     routes = {task.name: Route(task=task.name, primary=USUAL_MODEL, since=now) for task in suite.tasks}
@@ -202,8 +216,7 @@ class Demo:
 
     def probe_calls(self) -> int:
         """How many calls the probe makes."""
-        probe = self.suite.probe
-        return 0 if probe is None else len(probe.tasks) * len(probe.max_tokens) * len(MODELS)
+        return self._running().probe_calls()
 
     def look(self) -> Look:
         """Read everything from the store and decide, as `tierwise plan` does."""
@@ -227,7 +240,8 @@ class Demo:
         """Write the HTML report of a look."""
         notes = [
             "Everything here is simulated: a gateway on this machine answered, and latencies are the published ones "
-            f"divided by {LATENCY_SCALE}. A limit of 12 s at the published scale is one of {12 / LATENCY_SCALE:g} s here.",
+            f"divided by {LATENCY_SCALE}.",
+            *(f"Policy of {line}." for line in policy_lines(self.policy)),
             f"{look.rounds} rounds; each round asked every task of every model once, in a random order (seed {self.seed}).",
             *look.budget.advice,
         ]

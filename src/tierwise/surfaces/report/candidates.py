@@ -136,7 +136,7 @@ def _cost_row(reports: Sequence[CandidateReport]) -> Row:
     costs = [r.cost_per_success_usd for r in reports]
     finite = [cost for cost in costs if cost is not None and math.isfinite(cost)]
     best = _best(costs)
-    places = money_decimals(costs)
+    places = money_decimals(costs, digits=3)
     highs = [r.cost_per_success_interval_usd.high for r in reports]
     end = max((high for high in [*highs, *finite] if high is not None and math.isfinite(high)), default=0.0)
     end = min(end, 2.5 * max(finite, default=0.0))
@@ -162,7 +162,7 @@ def _money_interval(bounds: Interval, places: int) -> str:
 
 def _plain_money_row(reports: Sequence[CandidateReport]) -> Row:
     costs = [r.cost_per_call_usd for r in reports]
-    places = money_decimals(costs)
+    places = money_decimals(costs, digits=3)
     cells = (Cell() if cost is None else Cell(value=money(cost, decimals=places)) for cost in costs)
     return Row(label="Cost per run", cells=tuple(cells))
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tierwise.core.recommendation import Recommendation
+from tierwise.core.recommendation import Reason, Recommendation
 from tierwise.surfaces.report.candidates import Row, TaskScatter, candidate_rows, metric_words, task_scatter
-from tierwise.surfaces.report.text import ABSENT, clean, count, listed, money, plural, utc, window
+from tierwise.surfaces.report.text import ABSENT, clean, count, listed, money, percent, plural, utc, window
 from tierwise.surfaces.report.text import money_decimals as places_of_money
 from tierwise.surfaces.report.text import seconds as seconds_of
 from tierwise.surfaces.report.text import seconds_decimals as places_of_seconds
@@ -154,14 +154,20 @@ def _task(
         ladder=" → ".join(map(clean, item.ladder)),
         saving_per_1000=money(savings[0]),
         saving_per_month=money(savings[1]),
-        confidence=f"{100 * item.confidence:g}%",
-        reasons=tuple((clean(reason.code), clean(reason.text, longest=2000)) for reason in item.reasons),
+        confidence=f"{100 * item.confidence:g}\u00a0%",
+        reasons=tuple((clean(reason.code), clean(reason.text, longest=2000)) for reason in _ordered(item)),
         columns=tuple((clean(report.candidate), _part(report.candidate, item)) for report in item.candidates),
         rows=candidate_rows(item, outcomes),
         scatter=task_scatter(item, series),
         runs_needed=item.runs_needed,
         input_hash=clean(item.input_hash),
     )
+
+
+def _ordered(item: Recommendation) -> list[Reason]:
+    """Reasons with those first that are about the candidate the verdict is about."""
+    subject = item.challenger or item.primary
+    return sorted(item.reasons, key=lambda reason: reason.candidate != subject)
 
 
 def _name(candidate: str | None) -> str:
@@ -250,7 +256,7 @@ def _model_rows(models: Mapping[str, ModelSummary], scale: float) -> Iterable[Mo
     latencies = [value for summary in summaries for value in _latencies(summary)]
     places = places_of_seconds(latencies)
     cost_places = places_of_money(summary.cost_usd for summary in summaries)
-    each_places = places_of_money(summary.cost_per_success_usd for summary in summaries)
+    each_places = places_of_money((summary.cost_per_success_usd for summary in summaries), digits=3)
     for summary in summaries:
         timed = [
             (
@@ -268,7 +274,7 @@ def _model_rows(models: Mapping[str, ModelSummary], scale: float) -> Iterable[Mo
                 (ABSENT if summary.task_score is None else f"{summary.task_score:.2f}", ""),
                 (count(summary.output_chars_mean), ""),
                 (_non_stop(summary), ""),
-                (ABSENT if valid is None else f"{100 * valid:.0f}%", ""),
+                (ABSENT if valid is None else percent(valid), ""),
                 (count(summary.retries), ""),
                 (
                     money(summary.cost_usd, decimals=cost_places),

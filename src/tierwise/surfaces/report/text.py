@@ -32,10 +32,10 @@ def _safe(character: str) -> str:
     return "\ufffd" if unicodedata.category(character) in ("Cc", "Cf", "Cs") else character
 
 
-def money_decimals(values: Iterable[float | None]) -> int:
-    """Decimals with which every one of the USD amounts shows at least two significant digits: 2 to 8."""
+def money_decimals(values: Iterable[float | None], *, digits: int = 2) -> int:
+    """Decimals with which every one of the USD amounts shows so many significant digits at least: 2 to 8."""
     smallest = min((abs(value) for value in values if value and math.isfinite(value)), default=1.0)
-    return min(8, max(2, 1 - math.floor(math.log10(smallest))))
+    return min(8, max(2, digits - 1 - math.floor(math.log10(smallest))))
 
 
 def money(value: float | None, *, decimals: int | None = None) -> str:
@@ -63,11 +63,11 @@ def seconds(value: float | None, *, decimals: int | None = None) -> str:
 
 
 def percent(value: float | None, *, decimals: int = 1) -> str:
-    """A fraction in [0, 1] as `97.5%`; whole numbers without decimals."""
+    """A fraction in [0, 1] as `97.5 %`; whole numbers without decimals."""
     if value is None:
         return ABSENT
     text = f"{100 * value:.{decimals}f}"
-    return (text.rstrip("0").rstrip(".") if "." in text else text) + "%"
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + "\u00a0%"
 
 
 def count(value: float | None) -> str:
