@@ -7,8 +7,8 @@ import math
 import random
 
 import pytest
-from core.synthetic import histogram, history, misses, policy
 
+from core.synthetic import histogram, history, misses, policy
 from tierwise.core.confseq import (
     asymptotic_half_width,
     quantile_interval,
@@ -40,7 +40,7 @@ def test_rate_sequence_covers_the_rate_at_200_looks(p: float) -> None:
     """The true rate is rejected in at most 5 % of histories, looking 200 times."""
 
     def missed(seed: int) -> bool:
-        rng = random.Random(seed)
+        rng = random.Random(seed)  # noqa: S311
         s = 0
         for look in range(1, LOOKS + 1):
             s += binomial(rng, 10, p)
@@ -56,7 +56,7 @@ def test_difference_of_equal_arms_is_rarely_shown_while_naive_z_shows_it_often()
     wrong = {"sequence": 0, "exact": 0, "naive": 0}
     histories = 150
     for seed in range(histories):
-        rng = random.Random(seed)
+        rng = random.Random(seed)  # noqa: S311
         a = b = 0
         hit = dict.fromkeys(wrong, False)
         for look in range(1, LOOKS + 1):
@@ -82,7 +82,7 @@ def test_quantile_sequence_covers_the_quantile(tau: float) -> None:
     true = 2.0 * math.exp(sigma * {0.5: 0.0, 0.95: 1.6448536}[tau])
 
     def missed(seed: int) -> bool:
-        rng = random.Random(seed)
+        rng = random.Random(seed)  # noqa: S311
         counts = histogram(())
         for _ in range(60):
             batch = histogram([2.0 * math.exp(rng.gauss(0, sigma)) for _ in range(20)])
@@ -100,7 +100,7 @@ def test_correlated_hours_mislead_the_plain_sequence_and_not_the_bucket_robust_o
     histories = 200
     plain = robust = 0
     for seed in range(histories):
-        rng = random.Random(seed)
+        rng = random.Random(seed)  # noqa: S311
         series: list[list[float]] = [[], []]
         wrong_plain = wrong_robust = False
         for look in range(1, 101):
@@ -126,7 +126,7 @@ def test_equal_models_are_rarely_promoted_by_the_whole_decision() -> None:
     route = Route(task="summary", primary="a")
 
     def promoted(seed: int) -> bool:
-        looks = history(random.Random(seed), {"a": (0.95, 0.01), "b": (0.95, 0.01)}, looks=30, per_look=20)
+        looks = history(random.Random(seed), {"a": (0.95, 0.01), "b": (0.95, 0.01)}, looks=30, per_look=20)  # noqa: S311
         for look in range(10, 31, 2):
             rows = list(itertools.chain.from_iterable(looks[:look]))
             now = rows[-1].key.bucket + HOUR_S

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from core.synthetic import after, hours, policy, rounds, row, runs
 
+from core.synthetic import after, hours, policy, rounds, row, runs
 from tierwise.core.decide import decide
 from tierwise.core.evidence import Evidence, EvidenceRow
 from tierwise.core.policy import GuardrailMetric, Objective, TaskPolicy

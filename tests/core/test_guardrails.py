@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
-from core.synthetic import hours, row, runs
 
+from core.synthetic import hours, row, runs
 from tierwise.core.evidence import Evidence, EvidenceRow
 from tierwise.core.guardrails import Minimum, judge
 from tierwise.core.policy import METRICS, GuardrailMetric
@@ -71,15 +71,6 @@ RICH = Evidence(
 )
 def test_every_metric_is_read_from_the_sums_it_names(metric: str, estimate: float) -> None:
     """First attempts for rates, runs for costs, feedback for acceptance."""
-    if metric == "json_fenced_rate":
-        forms = judge(
-            GuardrailMetric(metric=metric, op="<=", limit=0.5),
-            pool_of(hours("m", RICH, 12)),
-            alpha=0.05,
-            minimum=MINIMUM,
-        )
-        assert forms.estimate == pytest.approx(2 / 20)
-        return
     assert state(metric, "<=", 1.0, hours("m", RICH, 12)).estimate == pytest.approx(estimate)
 
 
@@ -129,7 +120,7 @@ def test_latency_limit_is_tested_at_the_next_lower_edge() -> None:
 def test_correlated_hours_refute_later_than_independent_runs() -> None:
     """One outage of a whole hour is one event: a floor that independent failures would refute still holds open."""
     steady = hours("m", runs(50, 45), 12)
-    outage = hours("m", runs(50, 49), 11) + [row("m", runs(50, 1), hour=11)]
+    outage = [*hours("m", runs(50, 49), 11), row("m", runs(50, 1), hour=11)]
     assert state("success_rate", ">=", 0.95, steady).state == "refuted"
     assert state("success_rate", ">=", 0.95, outage).state == "failing"
 

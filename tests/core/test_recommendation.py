@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from core.synthetic import after, history, hours, policy, runs
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.synthetic import after, history, hours, policy, runs
 from tierwise.core.decide import decide
 from tierwise.core.evidence import Evidence, EvidenceRow
 from tierwise.core.policy import GuardrailMetric, TaskPolicy
@@ -37,7 +37,7 @@ sys.stdout.buffer.write(decide(example(), wanted(), ROUTE, after(100)).canonical
 
 def example() -> list[EvidenceRow]:
     """Rows with awkward floats and several outcomes."""
-    looks = history(random.Random(5), {"dear": (0.9, 0.03), "cheap": (0.92, 0.01)}, looks=30, per_look=10)
+    looks = history(random.Random(5), {"dear": (0.9, 0.03), "cheap": (0.92, 0.01)}, looks=30, per_look=10)  # noqa: S311
     return [row for look in looks for row in look] + hours("dear", runs(3, 2, failure="json_fenced"), 5, first=40)
 
 
@@ -64,7 +64,7 @@ def test_order_of_rows_does_not_matter() -> None:
     """Shuffled evidence is the same evidence."""
     rows = example()
     first = decide(rows, wanted(), ROUTE, after(100)).canonical_bytes()
-    random.Random(3).shuffle(rows)
+    random.Random(3).shuffle(rows)  # noqa: S311
     assert decide(rows, wanted(), ROUTE, after(100)).canonical_bytes() == first
 
 

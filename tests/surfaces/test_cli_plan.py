@@ -49,7 +49,7 @@ def test_plan_json_is_one_document(project: Path) -> None:
     promoted = next(item for item in document["recommendations"] if item["task"] == "strict-json")
     assert (promoted["current"], promoted["primary"], promoted["grade"]) == ("dear", "cheap", "randomised")
     assert document["coverage"]["runs"] == 2 * 12 * 20 + 2
-    assert any("belong to no task" in note for note in document["notes"])
+    assert any("runs outside any task: 1" in note for note in document["notes"])
 
 
 def test_plan_check_exits_1_on_a_finding(project: Path) -> None:

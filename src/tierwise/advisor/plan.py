@@ -172,4 +172,4 @@ def _notes(coverage: Coverage, by_task: Mapping[str, Sequence[EvidenceRow]]) -> 
             "use fewer task names (no ids or user names in them)"
         )
     if stray := sum(row.evidence.n for row in by_task.get(UNASSIGNED, ()) if row.key.rung == 0):
-        yield f"{stray:,} runs belong to no task; name them with `with tierwise.task(...)` to get a recommendation"
+        yield f"runs outside any task: {stray:,}; put them in `with tierwise.task(...)` to get a recommendation"

@@ -247,10 +247,8 @@ def _latency_gain(kind: str, incumbent: Pool, challenger: Pool, alpha: float) ->
     q_c, low_c, high_c, _ = quantile_of(kind, challenger, alpha / 2)
     if q_i is None or q_c is None or low_i is None or low_c is None or high_i is None or high_c is None:
         return Gain()
-    if q_i == inf:
-        point = 0.0 if q_c == inf else 1.0
-    else:
-        point = 1 - q_c / q_i
+    unbounded = 0.0 if q_c == inf else 1.0
+    point = unbounded if q_i == inf else 1 - q_c / q_i
     return Gain(
         point=point,
         low=1 - high_c / low_i if low_i > 0 and high_c < inf else -inf,

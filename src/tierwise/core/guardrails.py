@@ -2,9 +2,10 @@
 
 Guardrails look at first attempts; costs and escalations at runs. Of the metrics in `policy.METRICS`:
 `format_rate` is the share of first attempts in the asked-for form (no `json_*`, no `tool_arguments_invalid` outcome);
-`truncation_rate`, `empty_rate`, `error_rate`, `refusal_rate` and `json_fenced_rate` count what went wrong; `retry_rate`
-is the share of first attempts with at least one retry; `acceptance_rate` comes from feedback; `cost_per_call` is the
-mean cost of a run; `output_tokens` and `check_score` are means.
+`truncation_rate`, `empty_rate`, `error_rate` and `refusal_rate` count outcomes; `json_valid_rate` and
+`json_fenced_rate` are shares of the answers whose JSON was judged; `retry_rate` is the share of first attempts with at
+least one retry; `acceptance_rate` comes from feedback; `cost_per_call` is the mean cost of a run; `output_tokens` and
+`check_score` are means.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from math import inf, isfinite, log
 from operator import attrgetter
 from typing import Final
@@ -35,6 +37,7 @@ from tierwise.core.recommendation import GuardrailState, GuardrailStatus
 from tierwise.core.variance import bucket_variance, effective_share, robust_variance
 
 Count = Callable[[Evidence], float]
+Histogram = Callable[[Evidence], tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +67,7 @@ class MeanEstimate:
         return self.value - width, self.value + width
 
 
-def judge(rule: GuardrailMetric, pool: Pool, *, alpha: float, minimum: Minimum) -> GuardrailState:  # noqa: PLR0911 - a return a metric
+def judge(rule: GuardrailMetric, pool: Pool, *, alpha: float, minimum: Minimum) -> GuardrailState:
     """What a pool of evidence says about one limit, with error probability `alpha` over all looks.
 
     Rates, latencies and check scores are judged exactly (beta-binomial sequence, effective sample size under correlated
@@ -75,9 +78,8 @@ def judge(rule: GuardrailMetric, pool: Pool, *, alpha: float, minimum: Minimum) 
         numerator, denominator = _RATES[metric]
         return _judge_rate(rule, pool, numerator, denominator, alpha)
     if metric == "success_rate":
-        if pool.total(_attempts) > 0:
-            return _judge_rate(rule, pool, _outcome("success"), _attempts, alpha)
-        return _judge_rate(rule, pool, _SUCCESSES, _RUNS, alpha)
+        judged = (_SUCCESS_OUTCOME, _attempts) if pool.total(_attempts) > 0 else (_SUCCESSES, _RUNS)
+        return _judge_rate(rule, pool, *judged, alpha)
     if metric == "check_score":
         return _judge_check_score(rule, pool, alpha)
     if metric in _QUANTILES:
@@ -102,9 +104,11 @@ def mean_estimate(metric: str, pool: Pool) -> MeanEstimate | None:
             return None
         totals, counts = _busy(pool.series(_output_tokens), pool.series(_attempts))
         return MeanEstimate(value=total / n, variance=bucket_variance(totals, counts), n=n)
+    return _cost_estimate(metric, pool) if pool.total(_PRICED) > 0 else None
+
+
+def _cost_estimate(metric: str, pool: Pool) -> MeanEstimate:
     n, cost = pool.total(_PRICED), pool.total(_COST)
-    if n <= 0:
-        return None
     if metric == "cost_per_call":
         mean = cost / n
         iid = max(pool.total(_COST_SQ) / n - mean * mean, 0.0)
@@ -192,18 +196,16 @@ def _judge_check_score(rule: GuardrailMetric, pool: Pool, alpha: float) -> Guard
 def _judge_quantile(rule: GuardrailMetric, pool: Pool, alpha: float) -> GuardrailState:
     """A limit p95 <= L is the statement F(L) >= 0.95 at the next lower edge (for >=, F(L) <= 0.95 at the next higher)."""
     which, tau = _QUANTILES[rule.metric]
-    if rule.op == "<=":
-        index = bisect_right(LATENCY_EDGES_S, rule.limit) - 1
-    else:
-        index = bisect_left(LATENCY_EDGES_S, rule.limit)
+    upper = rule.op == "<="
+    index = bisect_right(LATENCY_EDGES_S, rule.limit) - 1 if upper else bisect_left(LATENCY_EDGES_S, rule.limit)
     if not 0 <= index < len(LATENCY_EDGES_S):
         return _unknown(rule)
     edge = LATENCY_EDGES_S[index]
     estimate, low, high, share = quantile_of(rule.metric, pool, alpha, edge)
     if estimate is None:
         return _unknown(rule)
-    n = pool.total(lambda e: sum(which(e)))
-    below = pool.total(lambda e: sum(which(e)[: index + 1]))
+    n = pool.total(_observed(which))
+    below = pool.total(_at_or_below(which, index))
     state, runs = _rate_state(below, n, share, tau, rule.op == "<=", alpha, quantile_prior(tau))
     return replace(_state(rule, estimate=estimate, low=low, high=high, state=state, runs=runs), tested_at=edge)
 
@@ -259,10 +261,20 @@ def _further(decided: Callable[[float], bool], n: float, least: float) -> int | 
 
 def _share_below(pool: Pool, which: Callable[[Evidence], tuple[int, ...]], index: int) -> float:
     totals, counts = _busy(
-        pool.series(lambda e: sum(which(e)[: index + 1])),
-        pool.series(lambda e: sum(which(e))),
+        pool.series(_at_or_below(which, index)),
+        pool.series(_observed(which)),
     )
     return effective_share(totals, counts, smoothed_rate_variance(sum(totals), sum(counts)))
+
+
+@cache
+def _at_or_below(which: Histogram, index: int) -> Count:
+    return lambda e: sum(which(e)[: index + 1])
+
+
+@cache
+def _observed(which: Histogram) -> Count:
+    return lambda e: sum(which(e))
 
 
 def _busy(totals: list[float], counts: list[float]) -> tuple[list[float], list[float]]:
@@ -331,6 +343,7 @@ def _output_tokens(evidence: Evidence) -> float:
     return evidence.tokens.get("output", 0)
 
 
+_SUCCESS_OUTCOME: Final = _outcome("success")
 _MALFORMED: Final = _outcome("json_fenced", "json_mismatch", "json_invalid", "tool_arguments_invalid")
 _RUNS: Final[Count] = attrgetter("n")
 _SUCCESSES: Final[Count] = attrgetter("successes")

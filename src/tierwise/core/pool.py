@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from operator import attrgetter
 from typing import Final
 
@@ -28,20 +27,23 @@ class Pool:
 
     slots: tuple[Slot, ...] = ()
     rows: tuple[Evidence, ...] = ()
+    _sums: dict[Callable[[Evidence], float], list[float]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """Series by the function they were read with: the same few are asked for many times."""
+    _live: list[frozenset[Slot]] = field(default_factory=list, init=False, repr=False, compare=False)
+    _unique: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def total(self, value: Callable[[Evidence], float]) -> float:
         """Sum of a value over all rows."""
-        return sum(map(value, self.rows))
+        return sum(self.series(value))
 
     def series(self, value: Callable[[Evidence], float]) -> list[float]:
-        """Sums of a value, one per bucket, in order of time."""
-        values = list(map(value, self.rows))
-        if len(set(self.slots)) == len(self.slots):
-            return values
-        sums: dict[Slot, float] = {}
-        for slot, one in zip(self.slots, values, strict=True):
-            sums[slot] = sums.get(slot, 0.0) + one
-        return list(sums.values())
+        """Sums of a value, one per bucket, in order of time; not to be changed."""
+        found = self._sums.get(value)
+        if found is None:
+            found = self._sums[value] = self._add_up(value)
+        return found
 
     def histogram(self, which: Callable[[Evidence], tuple[int, ...]]) -> list[int]:
         """Histogram counts over all rows; empty without any."""
@@ -50,6 +52,8 @@ class Pool:
 
     def within(self, slots: frozenset[Slot]) -> Pool:
         """The rows of the given buckets."""
+        if slots.issuperset(self.slots):
+            return self
         kept = [(slot, row) for slot, row in zip(self.slots, self.rows, strict=True) if slot in slots]
         return Pool(slots=tuple(slot for slot, _ in kept), rows=tuple(row for _, row in kept))
 
@@ -61,7 +65,22 @@ class Pool:
     @property
     def live_slots(self) -> frozenset[Slot]:
         """Buckets in which the candidate has runs."""
-        return frozenset(slot for slot, row in zip(self.slots, self.rows, strict=True) if row.n > 0)
+        if not self._live:
+            self._live.append(frozenset(slot for slot, row in zip(self.slots, self.rows, strict=True) if row.n > 0))
+        return self._live[0]
+
+    def _distinct(self) -> bool:
+        if not self._unique:
+            self._unique.append(len(set(self.slots)) == len(self.slots))
+        return self._unique[0]
+
+    def _add_up(self, value: Callable[[Evidence], float]) -> list[float]:
+        if self._distinct():
+            return list(map(value, self.rows))
+        sums: dict[Slot, float] = {}
+        for slot, one in zip(self.slots, map(value, self.rows), strict=True):
+            sums[slot] = sums[slot] + one if slot in sums else one
+        return list(sums.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,16 +189,13 @@ def is_valid(evidence: Evidence) -> bool:
     A bucket may have fewer successes than none when feedback took back successes of another bucket.
     """
     e = evidence
-    if not isfinite(e.cost_sum + e.cost_sq_sum + e.cost_success_sum + e.latency_sum_s + e.check_score_sum):
-        return False
-    if min(e.n, e.priced, e.cost_sum, e.cost_sq_sum, e.retries, e.retried, e.escalated, e.latency_sum_s) < 0:
-        return False
-    if min(e.check_count, e.check_score_sum, e.accepted, e.rejected) < 0:
+    floats = _FLOATS(e)
+    if not (sum(map(abs, floats)) <= _MOST and min(_NATURAL(e)) >= 0) or 0 < e.cost_sum < _LEAST:
         return False
     if not -e.rejected <= e.successes <= e.n or e.priced > e.n or e.priced_successes > e.priced:
         return False
-    counted = (*e.outcomes.values(), *e.json_forms.values(), *e.tokens.values(), *e.latency, *e.ttft)
-    return not counted or min(counted) >= 0
+    parts = (e.outcomes.values(), e.json_forms.values(), e.tokens.values(), e.latency, e.ttft)
+    return all(not part or min(part) >= 0 for part in parts)
 
 
 def hash_inputs(rows: Iterable[EvidenceRow], policy: TaskPolicy, route: Route | None, now: int) -> str:
@@ -200,6 +216,12 @@ _NUMBERS = attrgetter(
     "escalated", "latency", "latency_sum_s", "ttft", "check_score_sum", "check_count", "accepted", "rejected",
 )  # fmt: skip
 _MAPS = attrgetter("outcomes", "json_forms", "tokens")
+_FLOATS = attrgetter("cost_sum", "cost_sq_sum", "cost_success_sum", "latency_sum_s", "check_score_sum")
+_NATURAL = attrgetter(
+    "n", "priced", "cost_sum", "cost_sq_sum", "retries", "retried", "escalated", "latency_sum_s", "check_count",
+    "check_score_sum", "accepted", "rejected",
+)  # fmt: skip
+_MOST, _LEAST = 1e15, 1e-30  # an hour's dollars and seconds: outside, squares would leave what a float can hold
 _SUMS = attrgetter("n", "successes", "cost_sum", "cost_sq_sum", "cost_success_sum", "latency_sum_s")
 
 

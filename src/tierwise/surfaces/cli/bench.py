@@ -119,8 +119,6 @@ def command(
     )
     if not options.models:
         raise ConfigError("--models names no model; write --models gpt-5-mini,gpt-5")
-    if not allow_code and any(task.code_checks for task in chosen.tasks):
-        say("python_tests checks are left out: they run the answers' code; allow it with --allow-code")
     settings = read_settings(config, store)
     if settings.store_path is None:
         raise ConfigError("bench needs a store to measure with; name one with --store FILE instead of off")
@@ -132,6 +130,8 @@ def command(
         )
     else:
         _show(chosen, options, calls)
+    if not allow_code and any(task.code_checks for task in chosen.tasks):
+        say("python_tests checks are left out: they run the answers' code; allow it with --allow-code")
     for model, error in bench.failures.items():
         say(f"{model}: some calls failed, the last with {type(error).__name__}: {str(error)[:300]}", style="yellow")
     say(f"recorded in {settings.store_path} as session {bench.session}; see `tierwise plan`")
@@ -170,8 +170,7 @@ def _measure(
     policy = read_policy(settings)
     with ExitStack() as stack:
         client = stack.enter_context(_client(url, key))
-        with client.with_options(max_retries=0) as bare:
-            check_models(bare, options, base_url=url, key_name=key_name)
+        check_models(client.with_options(max_retries=0), options, base_url=url, key_name=key_name)
         stack.callback(tierwise.shutdown)
         tierwise.instrument(client, config=policy, store=settings.store_path)
         bench = stack.enter_context(Bench(client, suite, options, session=new_session("bench")))

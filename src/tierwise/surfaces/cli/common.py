@@ -81,11 +81,13 @@ def cell(value: object, *, style: str = "") -> Text:
     return Text(clean(str(value)), style=style)
 
 
-def make_table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) -> Table:
-    """A plain table; the columns named in `right` hold numbers."""
+def make_table(
+    *columns: str, title: str | None = None, right: tuple[str, ...] = (), whole: tuple[str, ...] = ()
+) -> Table:
+    """A plain table; the columns named in `right` hold numbers, those in `whole` are never broken over lines."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name in whole)
     return table
 
 

@@ -127,6 +127,7 @@ def show(made: Plan, *, show_all: bool) -> None:
     table = make_table(
         "Task", "Current → recommended", "Verdict", "Success", "Cost/success", "p95", "Saving/month", "Runs needed",
         right=("Success", "Cost/success", "p95", "Saving/month", "Runs needed"),
+        whole=("Verdict",),
     )  # fmt: skip
     for item in made.recommendations:
         now, then = report_of(item, item.current), report_of(item, target(item))

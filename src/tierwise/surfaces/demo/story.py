@@ -23,6 +23,7 @@ from tierwise.core.recommendation import Recommendation
 from tierwise.core.route import Route, RouteTable
 from tierwise.evidence import CallRow
 from tierwise.routing import owner_folder, write_table
+from tierwise.routing.files import replace_file
 from tierwise.surfaces.bench.budget import TokenBudget, token_budget
 from tierwise.surfaces.bench.runner import Bench, Options, new_session
 from tierwise.surfaces.bench.suite import Suite, load_suite
@@ -45,7 +46,7 @@ _STEP: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Where a demo keeps its things; `explorable` when policy and route file lie beside the store for other commands."""
+    """Where a demo keeps its things; policy and route file only in its own folder, for other commands to read."""
 
     store: Path
     report: Path
@@ -75,17 +76,22 @@ def find_places(*, store: str | None, report: str | None) -> Places:
 
     Raises:
         StoreError: the named store holds calls that are not a demo's.
+        ConfigError: the report's folder cannot be written to.
     """
+    page = Path(report).expanduser().absolute() if report else None
+    if page is not None and not os.access(page.parent, os.W_OK):
+        raise ConfigError(f"{page}: its folder is missing or cannot be written to; choose another with --report")
     if store is not None:
         path = Path(store).expanduser().absolute()
         if path.exists():
             _only_demos(path)
-        page = Path(report).expanduser().absolute() if report else path.with_name(f"{path.stem}-report.html")
-        return Places(store=path, report=page)
+        return Places(store=path, report=page or path.with_name(f"{path.stem}-report.html"))
     folder = _own_folder()
-    page = Path(report).expanduser().absolute() if report else folder / "report.html"
     return Places(
-        store=folder / "tierwise.db", report=page, policy=folder / "tierwise.yaml", routes=folder / "routes.json"
+        store=folder / "tierwise.db",
+        report=page or folder / "report.html",
+        policy=folder / "tierwise.yaml",
+        routes=folder / "routes.json",
     )
 
 
@@ -266,6 +272,6 @@ class Demo:
     def _write_beside(self) -> None:
         """Policy and route file in the demo's own folder, so that other commands can look at the store."""
         if self.places.policy is not None:
-            self.places.policy.write_text(demo_policy_text(), encoding="utf-8")
+            replace_file(self.places.policy, demo_policy_text().encode())
         if self.places.routes is not None and not self.places.routes.exists():
             write_table(self.places.routes, self.table, expected_version=0)
