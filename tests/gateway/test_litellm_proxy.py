@@ -116,7 +116,7 @@ def _wait_until_alive(process: subprocess.Popen[bytes], url: str, log: Path) -> 
     while time.monotonic() < end:
         if process.poll() is not None:
             break
-        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=5) as answer:
+        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
             if answer.status == 200:
                 return
         time.sleep(0.25)
@@ -148,7 +148,7 @@ class Recorded:
 
     def instrument(self, client: Any, **options: Any) -> Any:
         """Instrument a client so that all three see it."""
-        providers = {"tracer_provider": self.tracer_provider, "meter_provider": self.meter_provider}
+        providers: dict[str, Any] = {"tracer_provider": self.tracer_provider, "meter_provider": self.meter_provider}
         return tierwise.instrument(client, store=self.store, **providers, **options)
 
     def rows(self) -> list[CallRow]:
@@ -168,13 +168,15 @@ class Recorded:
         return dict(span.attributes or {}), row
 
     def sums(self) -> dict[str, float]:
-        """What each metric adds up to: values of counters, counts and (as `NAME.sum`) sums of histograms."""
-        data, sums = self._reader.get_metrics_data(), {}
+        """What each metric adds up to: values of counters, counts and, as `NAME.sum`, sums of histograms."""
+        data = self._reader.get_metrics_data()
+        sums: dict[str, float] = {}
         for resource in data.resource_metrics if data else ():
             for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
                 points: list[Any] = list(metric.data.data_points)
-                sums[metric.name] = sum(getattr(point, "count", None) or getattr(point, "value", 0) for point in points)
-                sums[f"{metric.name}.sum"] = sum(getattr(point, "sum", 0) for point in points)
+                counts: list[float] = [point.count if hasattr(point, "count") else point.value for point in points]
+                sums[metric.name] = sum(counts)
+                sums[f"{metric.name}.sum"] = sum(point.sum for point in points if hasattr(point, "sum"))
         return sums
 
 
@@ -223,8 +225,7 @@ def test_fenced_json_is_told_from_valid_json(proxy: Proxy, recorded: Recorded) -
 def test_stream_gives_the_same_chunks_and_its_usage(proxy: Proxy, recorded: Recorded) -> None:
     """With `stream_usage=True` tokens and cost of a stream are recorded; the caller's text is whole and in order."""
     with recorded.instrument(_client(proxy), task="summary", stream_usage=True) as client:
-        with client.chat.completions.create(model="plain-model", messages=ASK, stream=True) as stream:
-            chunks = list(stream)
+        chunks = list(client.chat.completions.create(model="plain-model", messages=ASK, stream=True))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == TICKET
     _, row = recorded.only()
     assert (row.stream, row.outcome, row.finish_reasons) == (True, "success", ("stop",))
@@ -248,8 +249,9 @@ def test_stream_of_an_unknown_host_is_not_asked_for_usage(proxy: Proxy, recorded
 def test_stream_left_early_is_cancelled_once(proxy: Proxy, recorded: Recorded) -> None:
     """An application that stops reading ends one span, outcome `cancelled`."""
     with recorded.instrument(_client(proxy)) as client:
-        with client.chat.completions.create(model="plain-model", messages=ASK, stream=True) as stream:
-            next(iter(stream))
+        stream = client.chat.completions.create(model="plain-model", messages=ASK, stream=True)
+        next(iter(stream))
+        stream.close()
     _, row = recorded.only()
     assert row.outcome == "cancelled"
 
@@ -319,12 +321,11 @@ def test_async_calls_at_once_are_all_there_and_all_agree(proxy: Proxy, recorded:
     tokens = sum((row.input_tokens or 0) + (row.output_tokens or 0) for row in rows)
     assert tokens > 0
     assert sums["gen_ai.client.token.usage.sum"] == tokens
-    names = ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens")
-    assert sum(int((span.attributes or {})[name]) for span in spans for name in names) == tokens  # type: ignore[arg-type]
+    attributes: list[dict[str, Any]] = [dict(span.attributes or {}) for span in spans]
+    assert sum(held["gen_ai.usage.input_tokens"] + held["gen_ai.usage.output_tokens"] for held in attributes) == tokens
     cost = sum(row.cost_usd or 0.0 for row in rows)
     assert sums["tierwise.call.cost"] == pytest.approx(cost, rel=1e-9)
-    amounts = [(span.attributes or {})["tierwise.cost.amount"] for span in spans]
-    assert sum(amounts) == pytest.approx(cost, rel=1e-9)  # type: ignore[arg-type]
+    assert sum(held["tierwise.cost.amount"] for held in attributes) == pytest.approx(cost, rel=1e-9)
 
 
 def test_keys_are_nowhere_in_what_is_recorded(proxy: Proxy, recorded: Recorded) -> None:
@@ -344,7 +345,7 @@ def test_bench_measures_the_proxy(proxy: Proxy, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "TIERWISE_"))}
     environment |= {"OPENAI_API_KEY": proxy.key, "TIERWISE_STORE": str(tmp_path / "bench.db")}
     command = [sys.executable, "-m", "tierwise.surfaces.cli.entry", "bench", "--base-url", proxy.base_url]
-    command += ["--models", "plain-model,fencing-model", "--rounds", "2", "--json"]
+    command += ["--models", "plain-model,fencing-model", "--runs", "2", "--json"]
     done = subprocess.run(
         command,
         cwd=tmp_path,
@@ -376,7 +377,7 @@ def test_bench_says_what_is_wrong_with_the_server(proxy: Proxy, tmp_path: Path) 
     """An unknown model at a real gateway: exit 2 and a message that names it, no traceback."""
     environment = os.environ | {"OPENAI_API_KEY": proxy.key, "TIERWISE_STORE": str(tmp_path / "bench.db")}
     command = [sys.executable, "-m", "tierwise.surfaces.cli.entry", "bench", "--base-url", proxy.base_url]
-    command += ["--models", "no-such-model", "--rounds", "1"]
+    command += ["--models", "no-such-model", "--runs", "1"]
     done = subprocess.run(
         command,
         cwd=tmp_path,

@@ -467,3 +467,13 @@ def test_calls_of_one_run_id_are_one_run() -> None:
     assert [call.rung for call in recorder.calls] == [0, 1]
     assert (run.run_id, run.calls, run.success, run.outcome) == ("r-1", 2, True, "success")
     assert run.cost_usd == pytest.approx(2 * 17 / 1e6)
+
+
+def test_a_failed_call_belongs_to_the_epoch_last_seen() -> None:
+    """An error names no response model; it must not open an epoch of its own."""
+    client, _ = sync_client(chat(), Reply(status=500, body={"error": {}}))
+    recorder = instrument_in_memory(client)
+    client.chat.completions.create(**ASK)
+    with pytest.raises(openai.InternalServerError):
+        client.chat.completions.create(**ASK)
+    assert len({call.epoch for call in recorder.calls}) == 1

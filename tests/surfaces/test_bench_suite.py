@@ -140,7 +140,7 @@ def test_tasks_can_be_chosen(tmp_path: Path) -> None:
 
 def test_unknown_suite_is_refused() -> None:
     """A name that is neither built in nor a file says what there is."""
-    with pytest.raises(ConfigError, match="no suite 'nope'.*developer"):
+    with pytest.raises(ConfigError, match=r"no suite 'nope'.*developer"):
         load_suite("nope")
 
 

@@ -83,6 +83,7 @@ class Hook:
 
     __slots__ = (
         "_epochs",
+        "_last_epochs",
         "_limits",
         "endpoint",
         "first_party",
@@ -107,6 +108,7 @@ class Hook:
         )
         self.schemas = SchemaCache(wiring.compile_schema, wiring.recorder.internal_error)
         self._epochs: dict[tuple[Any, ...], str] = {}
+        self._last_epochs: dict[tuple[str, str | None], str] = {}
         self._limits: dict[int | None, Expectation] = {}
 
     def for_copy(self, base_url: Any) -> Hook:
@@ -135,7 +137,14 @@ class Hook:
         return found
 
     def epoch(self, candidate: str, model: str | None, rates: Rates | None, prompt_version: str | None) -> str:
-        """The candidate's epoch, cached by what it is made from."""
+        """The candidate's epoch, cached by what it is made from.
+
+        A call that failed names no response model: it belongs to the epoch that the candidate was last seen in.
+        """
+        if model is None:
+            last = self._last_epochs.get((candidate, prompt_version))
+            if last is not None:
+                return last
         key = (candidate, model, None if rates is None else rates.identity, prompt_version)
         found = self._epochs.get(key)
         if found is None:
@@ -147,6 +156,8 @@ class Hook:
             )
             if len(self._epochs) < _MAX_CACHED:
                 self._epochs[key] = found
+        if model is not None and len(self._last_epochs) < _MAX_CACHED:
+            self._last_epochs[candidate, prompt_version] = found
         return found
 
 
