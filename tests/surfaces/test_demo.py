@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from tierwise.surfaces.bench.suite import load_suite
 from tierwise.surfaces.cli.group import cli
 from tierwise.surfaces.demo.gateway import make_reply
 from tierwise.surfaces.demo.models import LATENCY_SCALE, PROFILES
-from tierwise.surfaces.demo.story import Places, demo_policy_text, find_places, policy_lines, usual_routes
+from tierwise.surfaces.demo.story import Demo, Places, demo_policy_text, find_places, policy_lines, usual_routes
 
 GEMINI, HAIKU, SONNET = (profile.name for profile in PROFILES)
 TASKS = ["summary", "reasoning", "bug-fix", "token-cost", "strict-json"]
@@ -41,7 +42,7 @@ RATES = {
     HAIKU: flat_rates(input=1.0, output=5.0),
     SONNET: flat_rates(input=3.0, output=15.0),
 }
-ROUNDS = 8
+ROUNDS = 6
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -217,6 +218,25 @@ def test_wrong_use_ends_at_once(
     assert said in result.output
     assert "Traceback" not in result.output
     assert result.stdout == ""
+
+
+def test_goes_on_until_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `until_decided` rounds stop as soon as every task has a verdict, well before the last one."""
+    seen: list[int] = []
+
+    def decided_after_four(demo: Demo) -> Any:
+        seen.append(demo.rounds)
+        return SimpleNamespace(decided=demo.rounds >= 4)
+
+    monkeypatch.setattr(Demo, "look", decided_after_four)
+    places = Places(store=tmp_path / "demo.db", report=tmp_path / "r.html")
+    with Demo(places, seed=1) as demo:
+        demo.go_on(40, until_decided=True)
+        assert demo.rounds == 4
+    assert seen == [2, 4]
+    with SqliteStore.open(places.store, read_only=True) as store:
+        assert {call.round for call in store.calls()} == {0, 1, 2, 3}
+        assert store.call_count() == 4 * 15
 
 
 # --- places and policy ----------------------------------------------------------------------------------------------

@@ -145,5 +145,5 @@ def _holds_json(text: str, parse_json: ParseJson) -> bool:
             continue
         if parse_or_absent(window[at:end], parse_json) is not ABSENT:
             return True
-        at += 1
+        at = end
     return False

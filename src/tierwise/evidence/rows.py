@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from tierwise.core.call import Answer, Arm, Call, CheckResult, Grade, Request, Risk, Run, TaskContext, Try, Usage
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _JSON_COLUMNS: Final = ("finish_reasons", "checks", "failed_tries", "labels")
 _BIGGEST: Final = 2**63
+_TOKEN_FIELDS: Final = tuple(one.name for one in fields(Usage) if one.name.endswith("_tokens"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +205,14 @@ def _records(values: Sequence[CheckResult] | Sequence[Try]) -> str:
     return json.dumps([asdict(value) for value in values]) if values else "[]"
 
 
+def clean_call(call: Call) -> Call:
+    """The same call without token counts that no database integer holds."""
+    if call.usage is None:
+        return call
+    counts = {name: _bounded(getattr(call.usage, name)) for name in _TOKEN_FIELDS}
+    return replace(call, usage=replace(call.usage, **counts))
+
+
 def clean_values(values: Iterable[Any]) -> tuple[Any, ...]:
     """The same values with text that SQLite cannot encode (lone surrogates) replaced."""
     return tuple(
@@ -224,6 +233,8 @@ def call_row(values: Sequence[Any]) -> CallRow:
 
 
 RUN_COLUMNS: Final = tuple(one.name for one in fields(Run))
+SELECT_CALLS: Final = f"SELECT id, {', '.join(COLUMNS)} FROM calls"  # noqa: S608 - names of ours
+SELECT_RUNS: Final = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"  # noqa: S608 - names of ours
 
 
 def run_values(run: Run) -> tuple[Any, ...]:

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from typing import Final
 
 from tierwise.core.errors import StoreError
-from tierwise.evidence.rows import COLUMNS, RUN_COLUMNS
 
 APPLICATION_ID: Final = 0x7469_6572
 """'tier' in ASCII, in the file's header: `file tierwise.db` shows it."""
 
-_INTEGERS: Final = frozenset(
-    {
-        "started_at_ns", "rung", "server_port", "stream", "expects_json", "max_tokens", "choice_count", "chunks",
-        "retries", "output_chars", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens",
-        "reasoning_tokens", "input_audio_tokens", "output_audio_tokens", "route_version", "round", "calls", "success",
-        "cleaned",
-    }
-)  # fmt: skip
-_REALS: Final = frozenset(
-    {
-        "temperature", "duration_s", "time_to_first_chunk_s", "time_per_output_chunk_s", "last_try_s", "backoff_s",
-        "cost_usd", "propensity",
-    }
-)  # fmt: skip
+_WAL_WAIT_S: Final = 5.0
 
 KEY_COLUMNS: Final = ("task", "candidate", "epoch", "arm", "rung", "grade", "bucket", "session", "round")
 COUNT_COLUMNS: Final = (
@@ -36,32 +23,51 @@ JSON_COLUMNS: Final = ("outcomes", "json_forms", "tokens", "latency", "ttft")
 EVIDENCE_COLUMNS: Final = (*KEY_COLUMNS, *COUNT_COLUMNS, *SUM_COLUMNS, *JSON_COLUMNS)
 
 
-def _type(name: str) -> str:
-    return "INTEGER" if name in _INTEGERS else "REAL" if name in _REALS else "TEXT"
-
-
-def _first_version() -> tuple[str, ...]:
-    key = {"rung": "INTEGER", "bucket": "INTEGER", "round": "INTEGER"}
-    evidence = [
-        *(f"{name} {key.get(name, 'TEXT')} NOT NULL" for name in KEY_COLUMNS),
-        *(f"{name} INTEGER NOT NULL" for name in COUNT_COLUMNS),
-        *(f"{name} REAL NOT NULL" for name in SUM_COLUMNS),
-        *(f"{name} TEXT NOT NULL" for name in JSON_COLUMNS),
-        f"PRIMARY KEY ({', '.join(KEY_COLUMNS)})",
-    ]
-    return (
-        f"CREATE TABLE calls (id INTEGER PRIMARY KEY, {', '.join(f'{name} {_type(name)}' for name in COLUMNS)})",
-        "CREATE INDEX calls_by_time ON calls (started_at_ns)",
-        "CREATE INDEX calls_by_session ON calls (session) WHERE session <> ''",
-        f"CREATE TABLE runs (id INTEGER PRIMARY KEY, {', '.join(f'{name} {_type(name)}' for name in RUN_COLUMNS)})",
-        "CREATE INDEX runs_by_time ON runs (started_at_ns)",
-        f"CREATE TABLE evidence ({', '.join(evidence)}) WITHOUT ROWID",
-        "CREATE INDEX evidence_by_bucket ON evidence (bucket)",
-        "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+_VERSION_1: Final = (
+    """
+    CREATE TABLE calls (
+        id INTEGER PRIMARY KEY, started_at_ns INTEGER, task TEXT, candidate TEXT, epoch TEXT, arm TEXT, rung
+        INTEGER, grade TEXT, outcome TEXT, provider TEXT, operation TEXT, api_type TEXT, server_address
+        TEXT, server_port INTEGER, request_model TEXT, response_model TEXT, response_id TEXT, service_tier
+        TEXT, system_fingerprint TEXT, stream INTEGER, expects_json INTEGER, temperature REAL, max_tokens
+        INTEGER, choice_count INTEGER, duration_s REAL, time_to_first_chunk_s REAL, time_per_output_chunk_s
+        REAL, chunks INTEGER, last_try_s REAL, retries INTEGER, backoff_s REAL, error_type TEXT, json_form
+        TEXT, advice TEXT, output_chars INTEGER, input_tokens INTEGER, output_tokens INTEGER,
+        cache_read_tokens INTEGER, cache_write_tokens INTEGER, reasoning_tokens INTEGER, input_audio_tokens
+        INTEGER, output_audio_tokens INTEGER, cost_usd REAL, cost_source TEXT, risk TEXT, prompt_version
+        TEXT, run_id TEXT, route_version INTEGER, propensity REAL, session TEXT, round INTEGER, trace_id
+        TEXT, span_id TEXT, finish_reasons TEXT, checks TEXT, failed_tries TEXT, labels TEXT
     )
+    """,
+    """
+    CREATE TABLE runs (
+        id INTEGER PRIMARY KEY, run_id TEXT, task TEXT, candidate TEXT, epoch TEXT, arm TEXT, grade TEXT,
+        started_at_ns INTEGER, duration_s REAL, calls INTEGER, success INTEGER, outcome TEXT, cost_usd REAL,
+        provider TEXT, cleaned INTEGER
+    )
+    """,
+    """
+    CREATE TABLE evidence (
+        task TEXT NOT NULL, candidate TEXT NOT NULL, epoch TEXT NOT NULL, arm TEXT NOT NULL, rung INTEGER
+        NOT NULL, grade TEXT NOT NULL, bucket INTEGER NOT NULL, session TEXT NOT NULL, round INTEGER NOT
+        NULL, n INTEGER NOT NULL, successes INTEGER NOT NULL, priced INTEGER NOT NULL, priced_successes
+        INTEGER NOT NULL, retries INTEGER NOT NULL, retried INTEGER NOT NULL, escalated INTEGER NOT NULL,
+        check_count INTEGER NOT NULL, accepted INTEGER NOT NULL, rejected INTEGER NOT NULL, cost_sum REAL
+        NOT NULL, cost_sq_sum REAL NOT NULL, cost_success_sum REAL NOT NULL, latency_sum_s REAL NOT NULL,
+        check_score_sum REAL NOT NULL, outcomes TEXT NOT NULL, json_forms TEXT NOT NULL, tokens TEXT NOT
+        NULL, latency TEXT NOT NULL, ttft TEXT NOT NULL, PRIMARY KEY (task, candidate, epoch, arm, rung,
+        grade, bucket, session, round)
+    ) WITHOUT ROWID
+    """,
+    "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX calls_by_time ON calls (started_at_ns)",
+    "CREATE INDEX calls_by_session ON calls (session) WHERE session <> ''",
+    "CREATE INDEX runs_by_time ON runs (started_at_ns)",
+    "CREATE INDEX evidence_by_bucket ON evidence (bucket)",
+)
+_VERSION_2: Final = ("CREATE TABLE writers (id INTEGER PRIMARY KEY, batches INTEGER NOT NULL, seen_at INTEGER NOT NULL)",)
 
-
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_first_version(),)
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2)
 """Statements that lead from version n to n + 1; a released entry is never changed."""
 
 VERSION: Final = len(MIGRATIONS)
@@ -73,7 +79,7 @@ def prepare(connection: sqlite3.Connection, path: object) -> None:
     if _pragma(connection, "user_version") == VERSION:
         return
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_wal(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
         for statements in MIGRATIONS[_pragma(connection, "user_version") :]:
@@ -85,6 +91,20 @@ def prepare(connection: sqlite3.Connection, path: object) -> None:
     except BaseException:
         connection.execute("ROLLBACK")
         raise
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to write-ahead logging. Several processes may make the file at once, and here SQLite does not wait itself."""
+    deadline = time.monotonic() + _WAL_WAIT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def check(connection: sqlite3.Connection, path: object) -> None:

@@ -14,7 +14,8 @@ import time
 from typing import Any, Final
 
 from tierwise.core.errors import ConfigError
-from tierwise.instrument.hook import Hook, Observation, Wiring, current
+from tierwise.instrument.hook import Hook, Wiring
+from tierwise.instrument.observation import Observation, current
 from tierwise.instrument.streams import attach, observed_class, watch_response
 
 _log = logging.getLogger("tierwise")

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from tierwise.instrument.dialects.base import StreamReader
-from tierwise.instrument.hook import Observation, current
+from tierwise.instrument.observation import Observation, current
 
 _ATTRIBUTE: Final = "_tierwise_watch"
 _MAX_KEPT: Final = 8 << 20

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import product
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import tierwise
 from tierwise.instrument.checks import forget_checks
 from tierwise.runtime import bench_round
-from tierwise.surfaces.bench.suite import Probe, Suite, SuiteTask, iter_checks
+from tierwise.surfaces.bench.suite import Suite, SuiteTask, iter_checks
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -88,11 +89,12 @@ class Bench:
         probe = self._suite.probe
         if probe is None:
             return
-        futures = [
-            self._pool.submit(self._probe, probe, task, model, done)
-            for model in self._options.models
-            for task in probe.tasks
-        ]
+        futures = []
+        for model, task, limit in product(self._options.models, probe.tasks, probe.max_tokens):
+            labels = {PROBE_LABEL: "none" if limit is None else str(limit)}
+            future = self._pool.submit(self._ask, task, model, 0, max_tokens=limit, labels=labels)
+            future.add_done_callback(lambda _: done())
+            futures.append(future)
         self._settle(futures)
 
     def calls_of(self, rounds: int) -> int:
@@ -115,11 +117,6 @@ class Bench:
             for future in futures:
                 future.cancel()
             raise
-
-    def _probe(self, probe: Probe, task: SuiteTask, model: str, done: Callable[[], None]) -> None:
-        for limit in probe.max_tokens:
-            self._ask(task, model, 0, max_tokens=limit, labels={PROBE_LABEL: "none" if limit is None else str(limit)})
-            done()
 
     def _ask(
         self, task: SuiteTask, model: str, number: int, *, max_tokens: int | None, labels: dict[str, str] | None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from rich.measure import Measurement
+from rich.text import Text
 
 from tierwise.core.recommendation import Recommendation
 from tierwise.surfaces.bench.budget import TokenBudget
@@ -154,7 +155,7 @@ def route_table(recommendations: Sequence[Recommendation], *, title: str) -> Tab
             cell(one.verdict, style=_STYLES.get(one.verdict, "")),
             cell(one.current or NOTHING),
             cell(trial or one.primary or NOTHING),
-            cell(", ".join(one.fallbacks) or NOTHING),
+            Text("\n").join(cell(name) for name in one.fallbacks or (NOTHING,)),
             cell(f"{one.runs_needed:,} per model" if one.runs_needed else NOTHING),
         )
     return table

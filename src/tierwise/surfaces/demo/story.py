@@ -249,6 +249,7 @@ class Demo:
             f"divided by {LATENCY_SCALE}.",
             *(f"Policy of {line}." for line in policy_lines(self.policy)),
             f"{look.rounds} rounds; each round asked every task of every model once, in a random order (seed {self.seed}).",
+            "Costs are the catalogue's prices for these models times the tokens that the gateway reported.",
             *look.budget.advice,
         ]
         return write_report(

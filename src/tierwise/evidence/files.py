@@ -1,0 +1,40 @@
+"""The store's file: made for its owner alone, and what its faults mean to a person."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+_PRIMARY: Final = 0xFF
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def make_private(path: Path) -> None:
+    """Create the store's folder and file for their owner alone; a `.tierwise` folder ignores itself in git."""
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+    if path.exists():
+        return
+    ignore = path.parent / ".gitignore"
+    if path.parent.name == ".tierwise" and not ignore.exists():
+        ignore.write_text("*\n", encoding="utf-8")
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def explain(path: Path, error: Exception, *, busy_s: float) -> str:
+    """What is wrong with the store and what to do next."""
+    code = getattr(error, "sqlite_errorcode", None)
+    code = code & _PRIMARY if isinstance(code, int) else None
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return f"{path}: locked by another process for over {busy_s:g} s; end what holds it (fuser {path.name})"
+    if code == sqlite3.SQLITE_FULL or (isinstance(error, OSError) and error.errno in _NO_SPACE):
+        return f"{path}: the disk is full; free some space, or move the store with TIERWISE_STORE"
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return f"{path}: is damaged or no database ({error}); move it away, a new one is made, or restore a copy"
+    if code == sqlite3.SQLITE_READONLY:
+        return f"{path}: can only be read here; check the owner and mode of the file and its folder, or set TIERWISE_STORE"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"{path}: cannot be used as a store ({text}); check the path and its permissions, or set TIERWISE_STORE"

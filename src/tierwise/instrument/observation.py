@@ -1,0 +1,346 @@
+"""The life of one observed call: begin, tries, answer or error, finished exactly once."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, Token
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from tierwise.core.call import Answer, Call, Request, TaskContext, Try
+from tierwise.core.cost import Cost, Rates, cost_of, provider_cost
+from tierwise.core.outcome import Expectation, Judgement, judge, outcome_of_error
+from tierwise.core.ports import SchemaCheck
+from tierwise.instrument.content import content_of
+from tierwise.instrument.context import RunState, current_scope, effective_context
+from tierwise.instrument.dialects.base import Dialect, Reading
+
+if TYPE_CHECKING:
+    from tierwise.instrument.hook import Hook
+
+RAW_RESPONSE_HEADER: Final = "X-Stainless-Raw-Response"
+_COST_HEADER: Final = "x-litellm-response-cost"
+_NOTHING: Final = Reading(answer=Answer(), usage=None, choices=())
+
+current: ContextVar[Observation | None] = ContextVar("tierwise_observation", default=None)
+"""The call whose request is being sent on this thread or task; set only while `request` runs."""
+
+
+class Observation:
+    """One call between its request and its end. All methods may be called from any thread; the first end counts."""
+
+    __slots__ = (
+        "_once",
+        "backoff_s",
+        "body",
+        "chunks",
+        "context",
+        "cost_header",
+        "dialect",
+        "first_at",
+        "hide_usage",
+        "hook",
+        "http_response",
+        "last_at",
+        "options",
+        "parsed",
+        "raw_mode",
+        "request",
+        "retries",
+        "run",
+        "rung",
+        "span",
+        "started_at_ns",
+        "stream",
+        "stream_attached",
+        "stream_cls",
+        "t0",
+        "tries",
+        "try_t0",
+    )  # fmt: skip
+
+    def __init__(
+        self, hook: Hook, dialect: Dialect, body: Mapping[str, Any], options: Any, stream: bool, stream_cls: Any
+    ) -> None:
+        self.hook, self.dialect, self.stream, self.stream_cls = hook, dialect, bool(stream), stream_cls
+        if options.extra_json is not None and isinstance(options.extra_json, Mapping):
+            body = {**body, **options.extra_json}
+        self.body = body
+        headers = options.headers
+        self.raw_mode: str | None = headers.get(RAW_RESPONSE_HEADER) if isinstance(headers, dict) else None
+        self.request: Request = dialect.request(body, hook.endpoint, stream=self.stream)
+        scope = current_scope()
+        self.context: TaskContext = effective_context(scope, hook.task)
+        self.run: RunState | None = scope.run if scope is not None else None
+        self.rung = 0
+        self._once = [True]
+        self.http_response: Any = None
+        """Only until `request` returns: a lasting reference would make a cycle with a watched response."""
+        self.cost_header: Any = None
+        self.parsed: Any = None
+        self.stream_attached = self.hide_usage = False
+        self.first_at = self.last_at = 0.0
+        self.chunks = self.retries = 0
+        self.backoff_s = 0.0
+        self.tries: list[Try] = []
+        self.options = self._observed_options(options)
+        self.started_at_ns = time.time_ns()
+        self.t0 = self.try_t0 = time.perf_counter()
+        self.span = hook.recorder.start(self.request, self.context, self.started_at_ns)
+        if self.run is not None:
+            self.rung = self.run.begin(hook.recorder)
+
+    def _observed_options(self, options: Any) -> Any:
+        """The options to send: a copy where the post-parser is watched or the stream's usage is asked for."""
+        parser = options.post_parser
+        watched = callable(parser)
+        asks = self.stream and self.hook.usage_wanted and self._may_ask(options.extra_json)
+        if not watched and not asks:
+            return options
+        copied = options.model_copy() if hasattr(options, "model_copy") else options.copy()
+        if watched:
+            copied.post_parser = self._watch(parser)
+        if asks:
+            copied.json_data = {
+                **options.json_data,
+                "stream_options": {**(self.body.get("stream_options") or {}), "include_usage": True},
+            }
+            self.hide_usage = True
+        return copied
+
+    def _may_ask(self, extra_json: Any) -> bool:
+        """Whether usage may be asked for: the caller sees no raw bytes and has said nothing about it."""
+        stated = self.body.get("stream_options")
+        return (
+            self.raw_mode is None
+            and self.dialect.asks_usage
+            and (stated is None or (isinstance(stated, Mapping) and "include_usage" not in stated))
+            and not (isinstance(extra_json, Mapping) and "stream_options" in extra_json)
+        )
+
+    def _watch(self, parser: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def watched(parsed: Any) -> Any:
+            self.parsed = parsed
+            return parser(parsed)
+
+        return watched
+
+    # -- while the request runs ------------------------------------------------------------------------------------
+
+    def enter(self) -> tuple[Token[Observation | None], object]:
+        """Make this call and its span current; undone by `leave`."""
+        return current.set(self), self.hook.recorder.activate(self.span)
+
+    def leave(self, tokens: tuple[Token[Observation | None], object]) -> None:
+        """Undo `enter`; harmless in another context."""
+        self.hook.recorder.deactivate(tokens[1])
+        try:
+            current.reset(tokens[0])
+        except ValueError:  # the coroutine was closed from another context, which never had it set
+            return
+
+    def responded(self, response: Any) -> None:
+        """The last try's HTTP response is there, its body perhaps not yet."""
+        self.http_response = response
+        if not self.hook.first_party:
+            try:
+                self.cost_header = response.headers.get(_COST_HEADER)
+            except Exception as fault:  # noqa: BLE001
+                self.hook.recorder.internal_error("responded", fault)
+
+    def try_started(self) -> None:
+        """A new HTTP request of this call is being built."""
+        self.try_t0 = time.perf_counter()
+
+    def try_failed(self, response: Any, ended_at_ns: int, backoff_s: float) -> None:
+        """A try failed and the client has slept before the next one."""
+        error = sys.exc_info()[1]
+        status = getattr(response, "status_code", None)
+        name = None if status is not None or error is None else type(error).__name__
+        self.tries.append(
+            Try(number=self.retries, status=status, error_type=name, backoff_s=backoff_s, ended_at_ns=ended_at_ns)
+        )
+        self.retries += 1
+        self.backoff_s += backoff_s
+
+    # -- ends ------------------------------------------------------------------------------------------------------
+
+    def failed(self, error: BaseException) -> None:
+        """The request, or the reading of its stream, raised. Never raises itself."""
+        try:
+            if not self._claim():
+                return
+            reading = _NOTHING
+            if self.parsed is not None:
+                reading = self.dialect.response(self.parsed)
+            self._finish(reading, error)
+        except Exception as fault:  # noqa: BLE001
+            self.hook.recorder.internal_error("failed", fault)
+
+    def stream_failed(self, reading: Reading, error: BaseException) -> None:
+        """A stream broke while it was read; what it had said so far is kept."""
+        try:
+            if self._claim():
+                self._finish(reading, error, streamed=True)
+        except Exception as fault:  # noqa: BLE001
+            self.hook.recorder.internal_error("stream_failed", fault)
+
+    def answered(self, value: Any) -> None:
+        """The whole response is there. Never raises."""
+        try:
+            if not self._claim():
+                return
+            value = value if self.parsed is None else self.parsed
+            reading = self.dialect.response(value)
+            if isinstance(value, (str, bytes)):
+                reading = replace(reading, error_type="not_json")
+            self._finish(reading, None)
+        except Exception as fault:  # noqa: BLE001
+            self.hook.recorder.internal_error("answered", fault)
+
+    def stream_ended(self, reading: Reading, *, complete: bool) -> None:
+        """A stream ended: exhausted, or left early by the application. Never raises."""
+        try:
+            if self._claim():
+                self._finish(reading, None, abandoned=not complete)
+        except Exception as fault:  # noqa: BLE001
+            self.hook.recorder.internal_error("stream_ended", fault)
+
+    def _claim(self) -> bool:
+        try:
+            return self._once.pop()  # atomic: the first to end the call ends it
+        except IndexError:
+            return False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the call has been finished."""
+        return not self._once
+
+    def _finish(
+        self, reading: Reading, error: BaseException | None, *, streamed: bool = False, abandoned: bool = False
+    ) -> None:
+        ended = time.perf_counter()
+        judgement = self._judge(reading, error, streamed=streamed, abandoned=abandoned)
+        if isinstance(error, Exception) and not reading.choices:
+            self._last_try_failed(error)
+        answer, hook, request = reading.answer, self.hook, self.request
+        usage = reading.usage
+        header_cost = self._header_cost()
+        if usage is not None and usage.provider_cost_usd is None and header_cost is not None:
+            usage = replace(usage, provider_cost_usd=header_cost)
+        rates = self._rates(answer)
+        cost: Cost | None = cost_of(usage, rates) if usage is not None else None
+        gaps = self.chunks - 1
+        trace_id, span_id = hook.recorder.ids(self.span)
+        call = Call(
+            request=request,
+            context=self.context,
+            answer=answer,
+            outcome=judgement.outcome,
+            candidate=request.model,
+            epoch=hook.epoch(request.model, answer.model, rates, self.context.prompt_version),
+            started_at_ns=self.started_at_ns,
+            duration_s=ended - self.t0,
+            error_type=self._error_type(reading, error, judgement),
+            usage=usage,
+            cost=cost,
+            json_form=judgement.json_form,
+            checks=judgement.checks,
+            advice=judgement.advice,
+            retries=self.retries,
+            backoff_s=self.backoff_s,
+            last_try_s=ended - self.try_t0,
+            failed_tries=tuple(self.tries),
+            time_to_first_chunk_s=self.first_at - self.t0 if self.first_at else None,
+            time_per_output_chunk_s=(self.last_at - self.first_at) / gaps if gaps > 0 else None,
+            chunks=self.chunks,
+            rung=self.rung,
+            trace_id=trace_id,
+            span_id=span_id,
+        )
+        for fault in judgement.faults:
+            hook.recorder.internal_error("check", fault)
+        pending = not hook.wiring.prices.ready and (usage is not None and cost is None)
+        content = content_of(self.body, reading.choices) if hook.recorder.captures_content else None
+        hook.recorder.finish(self.span, call, price_later=self._price_later if pending else None, content=content)
+        if self.run is not None:
+            self.run.done(call)
+
+    def _judge(self, reading: Reading, error: BaseException | None, *, streamed: bool, abandoned: bool) -> Judgement:
+        if error is not None and (streamed or self.parsed is None):
+            outcome = outcome_of_error(getattr(error, "status_code", None), not isinstance(error, Exception))
+            return Judgement(outcome=outcome)
+        if abandoned:
+            return Judgement(outcome="cancelled")
+        if reading.error_type is not None:
+            return Judgement(outcome="error")
+        if not self.dialect.expects_answer:
+            return Judgement(outcome="success" if error is None else "error")
+        judged = judge(reading.choices, self._expectation(reading), parse_json=self.hook.wiring.parse_json)
+        if error is not None and judged.outcome == "success":  # the client's own parser refused what we let pass
+            return replace(judged, outcome="json_mismatch" if self.request.expects_json else "error")
+        return judged
+
+    def _expectation(self, reading: Reading) -> Expectation:
+        context, wiring, request = self.context, self.hook.wiring, self.request
+        policy = wiring.policy_for(context.name)
+        schema = None
+        expects = request.expects_json or context.expects == "json" or context.schema is not None
+        if request.expects_json:
+            schema = self.dialect.output_schema(self.body)
+        if context.schema is not None:
+            schema = context.schema
+        elif policy is not None and context.expects is None:
+            expects = expects or policy.expects == "json" or policy.schema is not None
+            schema = schema if schema is not None else policy.schema
+        checks = wiring.checks_for(context.name)
+        tools: dict[str, SchemaCheck] = {}
+        for choice in reading.choices:
+            for call in choice.tool_calls:
+                check = self.hook.schemas.check(self.dialect.tool_schema(self.body, call.name)) if call.json else None
+                if check is not None:
+                    tools[call.name] = check
+        if not expects and not checks and not tools:
+            return self.hook.limited(request.max_tokens)
+        return Expectation(
+            expects_json=expects,
+            schema=self.hook.schemas.check(schema) if expects else None,
+            tools=tools,
+            checks=checks,
+            max_tokens=request.max_tokens,
+        )
+
+    def _error_type(self, reading: Reading, error: BaseException | None, judgement: Judgement) -> str | None:
+        if error is not None:
+            return None if judgement.outcome == "cancelled" else type(error).__name__
+        return reading.error_type
+
+    def _last_try_failed(self, error: Exception) -> None:
+        status = getattr(error, "status_code", None)
+        cause = error.__cause__
+        name = None if status is not None else type(cause or error).__name__
+        self.tries.append(Try(number=self.retries, status=status, error_type=name, ended_at_ns=time.time_ns()))
+
+    def _header_cost(self) -> float | None:
+        return None if self.cost_header is None else provider_cost(None, {_COST_HEADER: self.cost_header})
+
+    def _rates(self, answer: Answer) -> Rates | None:
+        request = self.request
+        return self.hook.wiring.prices.rates(
+            provider=request.provider,
+            model=request.model,
+            response_model=answer.model,
+            service_tier=answer.service_tier or request.service_tier,
+        )
+
+    def _price_later(self, call: Call) -> Call:
+        """Price a call that ended before the catalogue was there; runs on the worker."""
+        wiring = self.hook.wiring
+        if wiring.wait_for_prices is not None:
+            wiring.wait_for_prices()
+        rates = self._rates(call.answer)
+        epoch = self.hook.epoch(call.candidate, call.answer.model, rates, call.context.prompt_version)
+        return replace(call, cost=cost_of(call.usage, rates) if call.usage is not None else None, epoch=epoch)
