@@ -24,7 +24,7 @@ def main() -> None:
     for one, other in zip(first, second, strict=True):
         if one != other:
             sys.exit(f"two demos with one seed decide differently:\n{one}\n{other}")
-    print("\n".join(f"{one['task']}: {one['verdict']} {one['primary']}" for one in first))
+    sys.stdout.writelines(f"{one['task']}: {one['verdict']} {one['primary']}\n" for one in first)
 
 
 if __name__ == "__main__":

@@ -246,6 +246,8 @@ def test_never_mixes_with_real_calls(tmp_path: Path) -> None:
     """A store that holds calls of another kind is refused; one of a demo, or a new file, is taken."""
     path = tmp_path / "mine.db"
     assert find_places(store=str(path), report=None) == Places(store=path, report=tmp_path / "mine-report.html")
+    path.touch()
+    assert find_places(store=str(path), report=None).store == path
     with SqliteStore.open(path) as store:
         store.write(list(simulated_calls(1, 1))[:1])
     assert find_places(store=str(path), report=None).store == path

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from tierwise.evidence.health import StoreHealth
+from tierwise.evidence.reprice import Repriced
 from tierwise.evidence.rows import CallRow, to_frame
-from tierwise.evidence.sqlite import SqliteStore, StoreHealth
+from tierwise.evidence.sqlite import SqliteStore
 
-__all__ = ["CallRow", "SqliteStore", "StoreHealth", "to_frame"]
+__all__ = ["CallRow", "Repriced", "SqliteStore", "StoreHealth", "to_frame"]

@@ -35,6 +35,8 @@ def explain(path: Path, error: Exception, *, busy_s: float) -> str:
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return f"{path}: is damaged or no database ({error}); move it away, a new one is made, or restore a copy"
     if code == sqlite3.SQLITE_READONLY:
-        return f"{path}: can only be read here; check the owner and mode of the file and its folder, or set TIERWISE_STORE"
+        return (
+            f"{path}: can only be read here; check the owner and mode of the file and its folder, or set TIERWISE_STORE"
+        )
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return f"{path}: cannot be used as a store ({text}); check the path and its permissions, or set TIERWISE_STORE"

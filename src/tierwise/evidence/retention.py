@@ -37,7 +37,8 @@ def due(connection: sqlite3.Connection, now_s: float) -> bool:
 def prune_slice(connection: sqlite3.Connection, *, now_s: float, retention_s: float, max_bytes: int) -> int:
     """Delete the oldest rows beyond the retention or, while the file is too large, of any age; returns how many."""
     pages, free, page_size = (
-        int(connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "freelist_count", "page_size")
+        int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+        for name in ("page_count", "freelist_count", "page_size")
     )
     limit = int((now_s - retention_s) * 1e9) if (pages - free) * page_size <= max_bytes else _ALL_TIMES
     number = 0

@@ -58,9 +58,9 @@ def rebuild_cost(connection: sqlite3.Connection, key: Key) -> bool:
     window = (values[0], values[1], key.bucket * 10**9, (key.bucket + HOUR_S) * 10**9)
     calls = (call_row(row).to_call() for row in connection.execute(SELECT_CALLS + where, window).fetchall())
     runs = (run_row(row) for row in connection.execute(SELECT_RUNS + where, window).fetchall())
-    made = sum_up(
-        (call for call in calls if key_of(call) == key), (run for run in runs if key_of_run(run) == key)
-    ).get(key, Evidence())
+    made = sum_up((call for call in calls if key_of(call) == key), (run for run in runs if key_of_run(run) == key)).get(
+        key, Evidence()
+    )
     if known.rejected or made.outcomes != known.outcomes or (made.n, made.successes) != (known.n, known.successes):
         return False
     total = replace(

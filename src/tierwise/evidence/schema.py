@@ -65,7 +65,9 @@ _VERSION_1: Final = (
     "CREATE INDEX runs_by_time ON runs (started_at_ns)",
     "CREATE INDEX evidence_by_bucket ON evidence (bucket)",
 )
-_VERSION_2: Final = ("CREATE TABLE writers (id INTEGER PRIMARY KEY, batches INTEGER NOT NULL, seen_at INTEGER NOT NULL)",)
+_VERSION_2: Final = (
+    "CREATE TABLE writers (id INTEGER PRIMARY KEY, batches INTEGER NOT NULL, seen_at INTEGER NOT NULL)",
+)
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2)
 """Statements that lead from version n to n + 1; a released entry is never changed."""

@@ -4,78 +4,53 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from tierwise.core.call import Call, Run
-from tierwise.core.cost import Rates, cost_of
+from tierwise.core.cost import Rates
 from tierwise.core.errors import StoreError
-from tierwise.core.evidence import Evidence, EvidenceBuilder, EvidenceRow, Key, key_of, key_of_run
-from tierwise.evidence import schema
+from tierwise.core.evidence import EvidenceRow
+from tierwise.evidence import retention, schema
+from tierwise.evidence.files import explain, make_private
+from tierwise.evidence.health import StoreHealth, measure
+from tierwise.evidence.reprice import Repriced, apply_changes, find_changes
+from tierwise.evidence.rollup import SELECT_EVIDENCE, evidence_row, merge, sum_up
 from tierwise.evidence.rows import (
     COLUMNS,
     RUN_COLUMNS,
+    SELECT_CALLS,
+    SELECT_RUNS,
     CallRow,
     call_row,
     call_values,
+    clean_call,
     clean_values,
     run_row,
     run_values,
 )
-from tierwise.evidence.schema import COUNT_COLUMNS, EVIDENCE_COLUMNS, JSON_COLUMNS, KEY_COLUMNS, SUM_COLUMNS
+from tierwise.evidence.schema import KEY_COLUMNS
 
 RETENTION_S: Final = 30 * 86_400
 MAX_BYTES: Final = 1 << 30
 _BUSY_MS: Final = 5_000
-_PRUNE_EVERY_S: Final = 3_600.0
-_PRUNE_ROWS: Final = 5_000
+_PAGE_ROWS: Final = 2_048
 
 
-def _insert(table: str, columns: Sequence[str], *, replace: bool = False) -> str:
-    marks = ", ".join("?" * len(columns))
-    return f"INSERT {'OR REPLACE ' if replace else ''}INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - names of ours
+def _insert(table: str, columns: Sequence[str]) -> str:
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - names of ours
 
 
 _INSERT_CALL: Final = _insert("calls", COLUMNS)
 _INSERT_RUN: Final = _insert("runs", RUN_COLUMNS)
-_UPSERT_EVIDENCE: Final = _insert("evidence", EVIDENCE_COLUMNS, replace=True)
-_SELECT_EVIDENCE: Final = f"SELECT {', '.join(EVIDENCE_COLUMNS)} FROM evidence"  # noqa: S608
-_BY_KEY: Final = _SELECT_EVIDENCE + " WHERE " + " AND ".join(f"{name} = ?" for name in KEY_COLUMNS)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreHealth:
-    """What `tierwise doctor` shows of a store: sizes in bytes, times in Unix nanoseconds."""
-
-    path: Path
-    schema_version: int
-    calls: int
-    runs: int
-    evidence_rows: int
-    size_bytes: int
-    oldest_ns: int | None
-    newest_ns: int | None
-    pruned: int
-    dropped: int
-    unpriced: int
-    intact: bool
-    problem: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repriced:
-    """What `reprice` changed: calls with another cost, hours rebuilt, hours left since some of their rows are pruned."""
-
-    calls: int
-    rebuilt: int
-    left: int
+_MARK_BATCH: Final = "INSERT OR REPLACE INTO writers (id, batches, seen_at) VALUES (?, ?, ?)"
 
 
 class SqliteStore:
@@ -93,9 +68,14 @@ class SqliteStore:
         self._retention_s, self._max_bytes, self._clock = retention_s, max_bytes, clock
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
-        self._inherited: list[sqlite3.Connection] = []
         self._pid = os.getpid()
-        self._pruned_at = clock()
+        self._writer = secrets.randbits(62)
+        self._batches = 0
+        self._doubt: tuple[Call | Run, ...] = ()
+        self._dropped = 0
+        self._dropped_lock = threading.Lock()
+        self._look_at_retention_s = 0.0
+        self._behind = False
 
     @classmethod
     def open(
@@ -128,135 +108,114 @@ class SqliteStore:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def write(self, batch: Sequence[Call | Run]) -> None:
-        """Record a batch and its evidence in one transaction: all of it or, with a `StoreError`, nothing."""
-        calls = [item for item in batch if isinstance(item, Call)]
-        runs = [item for item in batch if isinstance(item, Run)]
-        builders: dict[Key, EvidenceBuilder] = {}
-        for call in calls:
-            builders.setdefault(key_of(call), EvidenceBuilder()).add_call(call)
-        for run in runs:
-            builders.setdefault(key_of_run(run), EvidenceBuilder()).add_run(run)
-        call_rows, run_rows = [call_values(call) for call in calls], [run_values(run) for run in runs]
-        try:
-            self._insert(call_rows, run_rows, builders)
-        except UnicodeEncodeError:  # a lone surrogate in some name; nothing of the batch is in yet
-            self._insert(list(map(clean_values, call_rows)), list(map(clean_values, run_rows)), builders)
-        self._prune_sometimes()
+        """Record a batch and its evidence in one transaction: all of it or, with a `StoreError`, nothing.
 
-    def _insert(
-        self, calls: list[tuple[Any, ...]], runs: list[tuple[Any, ...]], builders: dict[Key, EvidenceBuilder]
+        After an error the batch may be handed in again, with more behind it. Should the commit have succeeded although
+        it reported an error (a full disk at the wrong moment), what is in already is left out the second time.
+        """
+        with self._lock:
+            if self._doubt:
+                batch = self._resolve(batch)
+            calls = [item for item in batch if isinstance(item, Call)]
+            runs = [item for item in batch if isinstance(item, Run)]
+            try:
+                self._write(batch, calls, runs)
+            except (UnicodeEncodeError, OverflowError):  # a lone surrogate or a huge number; nothing is in yet
+                self._write(batch, [clean_call(call) for call in calls], runs, clean=clean_values)
+            # The batch is in: what goes wrong from here on must not have it handed in again. Pruning has time.
+            with suppress(StoreError):
+                self._prune_sometimes()
+
+    def _write(
+        self,
+        batch: Sequence[Call | Run],
+        calls: Sequence[Call],
+        runs: Sequence[Run],
+        *,
+        clean: Callable[[Iterable[Any]], tuple[Any, ...]] | None = None,
     ) -> None:
-        with self._transaction() as connection:
-            connection.executemany(_INSERT_CALL, calls)
-            connection.executemany(_INSERT_RUN, runs)
-            for key, builder in builders.items():
-                values = clean_values(_key_values(key))
-                known = connection.execute(_BY_KEY, values).fetchone()
-                made = builder.build()
-                if known is not None:
-                    made = _evidence_row(known).evidence + made
-                connection.execute(_UPSERT_EVIDENCE, (*values, *_evidence_values(made)))
+        found = sum_up(calls, runs)
+        call_rows, run_rows = [call_values(call) for call in calls], [run_values(run) for run in runs]
+        if clean is not None:
+            call_rows, run_rows = list(map(clean, call_rows)), list(map(clean, run_rows))
+        dropped = self._dropped
+        with self._transaction(doubted=batch) as connection:
+            connection.executemany(_INSERT_CALL, call_rows)
+            connection.executemany(_INSERT_RUN, run_rows)
+            merge(connection, found)
+            connection.execute(_MARK_BATCH, (self._writer, self._batches + 1, int(self._clock())))
+            if dropped:
+                retention.add_to_counter(connection, "dropped", dropped)
+        self._batches += 1
+        if dropped:
+            self.add_dropped(-dropped)
+
+    def _resolve(self, batch: Sequence[Call | Run]) -> Sequence[Call | Run]:
+        """What of a batch is not in yet, after a commit of which nobody knows whether it happened."""
+        statement = "SELECT batches FROM writers WHERE id = ?"
+        row = next(self._rows(statement, (self._writer,)), (0,))
+        doubted, self._doubt = self._doubt, ()
+        if row[0] == self._batches:
+            return batch
+        self._batches = row[0]
+        known = {id(item) for item in doubted}
+        return [item for item in batch if id(item) not in known]
+
+    def add_dropped(self, number: int) -> None:
+        """Count rows that were lost before they came here; written down with the next batch. Never touches the file."""
+        with self._dropped_lock:
+            self._dropped += number
 
     def count(self, name: str, number: int) -> None:
-        """Add to a counter that `health` shows, such as `dropped`."""
+        """Add to a counter that `health` shows, such as `dropped`, at once."""
         with self._transaction() as connection:
-            _count(connection, name, number)
+            retention.add_to_counter(connection, name, number)
 
     def prune(self) -> int:
         """Delete call rows beyond the retention or the size limit now; returns how many. Evidence is kept."""
         total = 0
-        while number := self._prune_once():
+        while number := self._prune_slice():
             total += number
-        self._pruned_at = self._clock()
         return total
+
+    def vacuum(self) -> tuple[int, int]:
+        """Rewrite the file without free space; returns its bytes before and after. Writers wait meanwhile."""
+        with self._used() as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            before = self.path.stat().st_size
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return before, self.path.stat().st_size
 
     def _prune_sometimes(self) -> None:
         now = self._clock()
-        if not 0 <= now - self._pruned_at < _PRUNE_EVERY_S:  # the clock may have jumped back
-            self._pruned_at = now
-            self._prune_once()
+        if not self._behind:
+            if 0 <= self._look_at_retention_s - now <= retention.PRUNE_EVERY_S:  # else the clock may have jumped back
+                return
+            self._look_at_retention_s = now + retention.PRUNE_EVERY_S
+            with self._transaction() as connection:
+                if not retention.due(connection, now):
+                    return
+        self._behind = self._prune_slice() >= retention.SLICE_ROWS
 
-    def _prune_once(self) -> int:
-        oldest = int((self._clock() - self._retention_s) * 1e9)
+    def _prune_slice(self) -> int:
         with self._transaction() as connection:
-            pages, free, size = (
-                connection.execute(f"PRAGMA {name}").fetchone()[0]
-                for name in ("page_count", "freelist_count", "page_size")
+            number = retention.prune_slice(
+                connection, now_s=self._clock(), retention_s=self._retention_s, max_bytes=self._max_bytes
             )
-            limit = oldest if (pages - free) * size <= self._max_bytes else 1 << 62
-            number = 0
-            for table in ("calls", "runs"):
-                number += connection.execute(
-                    f"DELETE FROM {table} WHERE id IN "  # noqa: S608
-                    f"(SELECT id FROM {table} WHERE started_at_ns < ? ORDER BY started_at_ns LIMIT {_PRUNE_ROWS})",
-                    (limit,),
-                ).rowcount
-            if number:
-                _count(connection, "pruned", number)
         if number:
             with self._used() as connection:
                 connection.execute("PRAGMA incremental_vacuum(2000)").fetchall()
         return number
 
     def reprice(self, rates: Callable[[CallRow], Rates | None]) -> Repriced:
-        """Compute costs again from the stored tokens; costs that providers stated stay. Hourly evidence follows.
+        """Compute costs again from the stored tokens; costs that providers stated stay. Runs and evidence follow.
 
         Hours of which rows were pruned keep the cost they had, since it cannot be computed again.
         """
-        changed: dict[int, Call] = {}
-        keys: set[Key] = set()
-        for row in self.calls():
-            if row.cost_source == "provider":
-                continue
-            call = row.to_call()
-            found, known = rates(row), call.cost
-            cost = cost_of(call.usage, found) if found is not None else None
-            if cost is not None and cost != known:
-                changed[row.id] = call
-                keys.add(key_of(call))
-        rebuilt = left = 0
+        changes = find_changes(self.calls(), rates)
         with self._transaction() as connection:
-            for row_id, call in changed.items():
-                row = call_row(connection.execute(f"{_SELECT_CALLS} WHERE id = ?", (row_id,)).fetchone())
-                found = rates(row)
-                cost = cost_of(call.usage, found) if found is not None else None
-                if cost is not None:
-                    connection.execute(
-                        "UPDATE calls SET cost_usd = ?, cost_source = ? WHERE id = ?",
-                        (cost.amount_usd, cost.source, row_id),
-                    )
-            for key in keys:
-                if self._rebuild(connection, key):
-                    rebuilt += 1
-                else:
-                    left += 1
-        return Repriced(calls=len(changed), rebuilt=rebuilt, left=left)
-
-    def _rebuild(self, connection: sqlite3.Connection, key: Key) -> bool:
-        """Sum one key's evidence again from its rows, when all of them are still there."""
-        values = clean_values(_key_values(key))
-        known = _evidence_row(connection.execute(_BY_KEY, values).fetchone()).evidence
-        hour = (key.bucket * 10**9, (key.bucket + 3600) * 10**9)
-        where = "task = ? AND candidate = ? AND started_at_ns >= ? AND started_at_ns < ?"
-        builder = EvidenceBuilder()
-        rows = connection.execute(f"{_SELECT_CALLS} WHERE {where}", (values[0], values[1], *hour)).fetchall()
-        for call in (call_row(row).to_call() for row in rows):
-            if key_of(call) == key:
-                builder.add_call(call)
-        runs = connection.execute(f"{_SELECT_RUNS} WHERE {where}", (values[0], values[1], *hour)).fetchall()
-        for run in map(run_row, runs):
-            if key_of_run(run) == key:
-                cost = connection.execute(
-                    "SELECT sum(cost_usd), count(*) - count(cost_usd) FROM calls WHERE run_id = ? AND started_at_ns >= ?",
-                    (run.run_id, run.started_at_ns - 10**9),
-                ).fetchone()
-                builder.add_run(replace(run, cost_usd=None if cost[1] else cost[0]))
-        made = builder.build()
-        if made.outcomes != known.outcomes or made.n != known.n:
-            return False
-        builder.add(Evidence(accepted=known.accepted, rejected=known.rejected))
-        connection.execute(_UPSERT_EVIDENCE, (*values, *_evidence_values(builder.build())))
-        return True
+            return apply_changes(connection, changes)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -285,20 +244,31 @@ class SqliteStore:
             wanted.append(("started_at_ns >= ?", since_ns))
         if until_ns is not None:
             wanted.append(("started_at_ns < ?", until_ns))
-        where = f" WHERE {' AND '.join(text for text, _ in wanted)}" if wanted else ""
-        order = " ORDER BY started_at_ns DESC, id DESC" if newest_first else " ORDER BY started_at_ns, id"
-        values = [value for _, value in wanted]
-        if limit is not None:
-            order += " LIMIT ?"
-            values.append(limit)
-        return map(call_row, self._rows(_SELECT_CALLS + where + order, values))
+        return map(call_row, self._pages(wanted, newest_first=newest_first, limit=limit))
+
+    def _pages(self, wanted: list[tuple[str, Any]], *, newest_first: bool, limit: int | None) -> Iterator[Any]:
+        """Rows of calls, a page at a time: a large store is never in memory as a whole, and no reader holds it open."""
+        after = "(started_at_ns, id) < (?, ?)" if newest_first else "(started_at_ns, id) > (?, ?)"
+        order = "ORDER BY started_at_ns DESC, id DESC" if newest_first else "ORDER BY started_at_ns, id"
+        clauses, values = [text for text, _ in wanted], [value for _, value in wanted]
+        last: tuple[int, int] | None = None
+        while limit is None or limit > 0:
+            size = _PAGE_ROWS if limit is None else min(limit, _PAGE_ROWS)
+            every = clauses if last is None else [*clauses, after]
+            where = f" WHERE {' AND '.join(every)}" if every else ""
+            page = list(self._rows(f"{SELECT_CALLS}{where} {order} LIMIT {size}", (*values, *(last or ()))))
+            yield from page
+            if len(page) < size:
+                return
+            last = page[-1][1], page[-1][0]
+            limit = None if limit is None else limit - size
 
     def runs(self, *, since_ns: int | None = None, task: str | None = None) -> Iterator[Run]:
         """Finished runs of several calls, in order of their start."""
         return map(
             run_row,
             self._rows(
-                f"{_SELECT_RUNS} WHERE started_at_ns >= ? AND (? IS NULL OR task = ?) ORDER BY started_at_ns, id",
+                f"{SELECT_RUNS} WHERE started_at_ns >= ? AND (? IS NULL OR task = ?) ORDER BY started_at_ns, id",
                 (since_ns or 0, task, task),
             ),
         )
@@ -312,8 +282,8 @@ class SqliteStore:
         if tasks is not None:
             clauses.append("task IN (SELECT value FROM json_each(?))")
             values.append(json.dumps(list(tasks)))
-        statement = f"{_SELECT_EVIDENCE} WHERE {' AND '.join(clauses)} ORDER BY {', '.join(KEY_COLUMNS)}"
-        return [_evidence_row(row) for row in self._rows(statement, values)]
+        statement = f"{SELECT_EVIDENCE} WHERE {' AND '.join(clauses)} ORDER BY {', '.join(KEY_COLUMNS)}"
+        return [evidence_row(row) for row in self._rows(statement, values)]
 
     def call_count(self) -> int:
         """The number of call rows."""
@@ -332,27 +302,10 @@ class SqliteStore:
         return [(row[0], row[1], row[2]) for row in self._rows(statement, ())]
 
     def health(self) -> StoreHealth:
-        """Sizes, counters and the integrity of the file."""
+        """Sizes, counters and the integrity of the file; reads all of it."""
+        unpriced = sum(number for _, _, number in self.unpriced_models())
         with self._used() as connection:
-            one = connection.execute("SELECT count(*), min(started_at_ns), max(started_at_ns) FROM calls").fetchone()
-            counters = dict(connection.execute("SELECT name, value FROM counters").fetchall())
-            problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            files = (self.path, Path(f"{self.path}-wal"))
-            return StoreHealth(
-                path=self.path,
-                schema_version=connection.execute("PRAGMA user_version").fetchone()[0],
-                calls=one[0],
-                runs=connection.execute("SELECT count(*) FROM runs").fetchone()[0],
-                evidence_rows=connection.execute("SELECT count(*) FROM evidence").fetchone()[0],
-                size_bytes=sum(file.stat().st_size for file in files if file.exists()),
-                oldest_ns=one[1],
-                newest_ns=one[2],
-                pruned=counters.get("pruned", 0),
-                dropped=counters.get("dropped", 0),
-                unpriced=sum(number for _, _, number in self.unpriced_models()),
-                intact=problem == "ok",
-                problem=None if problem == "ok" else str(problem),
-            )
+            return measure(connection, self.path, unpriced=unpriced, dropped=self._dropped)
 
     def _rows(self, statement: str, values: Iterable[Any]) -> Iterator[Any]:
         with self._used() as connection:
@@ -365,8 +318,11 @@ class SqliteStore:
         """Nothing waits here: a written batch is committed."""
 
     def close(self) -> None:
-        """Close the file; a later use opens it again."""
+        """Write down what was lost, close the file; a later use opens it again."""
         with self._lock:
+            if self._dropped and not self.read_only:
+                with suppress(StoreError):  # rows were lost since the store refuses: it may refuse this as well
+                    self.write(())
             connection, self._connection = self._connection, None
             if connection is not None and self._pid == os.getpid():
                 connection.close()
@@ -381,20 +337,29 @@ class SqliteStore:
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's connection: SQLite forbids to use, or even close, an inherited one."""
-        self._lock = threading.RLock()
-        if self._connection is not None:
-            self._inherited.append(self._connection)
-            self._connection = None
-        self._pid = os.getpid()
+        inherited, self._connection = self._connection, None
+        if inherited is not None:
+            import ctypes
+
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))  # so that nothing ever closes it, not even the exit
+        self._lock, self._dropped_lock = threading.RLock(), threading.Lock()
+        self._pid, self._writer, self._batches, self._doubt, self._dropped = os.getpid(), secrets.randbits(62), 0, (), 0
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, doubted: Sequence[Call | Run] = ()) -> Iterator[sqlite3.Connection]:
+        """A transaction that excludes other writers; `doubted` is remembered when the commit reports an error."""
         with self._used() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
-                connection.execute("COMMIT")
             except BaseException:
+                if connection.in_transaction:  # SQLite itself rolls back when the disk is full
+                    connection.execute("ROLLBACK")
+                raise
+            try:
+                connection.execute("COMMIT")
+            except sqlite3.Error:
+                self._doubt = tuple(doubted)
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
@@ -410,7 +375,7 @@ class SqliteStore:
                     self._connection = self._connect()
                 yield self._connection
             except (sqlite3.Error, OSError) as error:
-                raise StoreError(_explain(self.path, error)) from error
+                raise StoreError(explain(self.path, error, busy_s=_BUSY_MS / 1000)) from error
 
     def _connect(self) -> sqlite3.Connection:
         if self.read_only:
@@ -432,56 +397,3 @@ class SqliteStore:
             connection.close()
             raise
         return connection
-
-
-_SELECT_CALLS: Final = f"SELECT id, {', '.join(COLUMNS)} FROM calls"  # noqa: S608
-_SELECT_RUNS: Final = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"  # noqa: S608
-
-
-def make_private(path: Path) -> None:
-    """Create the store's folder and file for their owner alone; a `.tierwise` folder ignores itself in git."""
-    if not path.parent.exists():
-        path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-    ignore = path.parent / ".gitignore"
-    if path.parent.name == ".tierwise" and not ignore.exists():
-        ignore.write_text("*\n", encoding="utf-8")
-    if not path.exists():
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-
-
-def _explain(path: Path, error: Exception) -> str:
-    text = str(error)
-    if "locked" in text or "busy" in text:
-        return (
-            f"{path}: locked by another process for over {_BUSY_MS / 1000:.0f} s; end what holds it (fuser {path.name})"
-        )
-    if "full" in text:
-        return f"{path}: the disk is full; free some space, or move the store with TIERWISE_STORE"
-    if "malformed" in text or "not a database" in text:
-        return f"{path}: is damaged or no database ({text}); move it away, a new one is made, or restore a copy"
-    return f"{path}: cannot be used as a store ({text}); check the path and its permissions, or set TIERWISE_STORE"
-
-
-def _count(connection: sqlite3.Connection, name: str, number: int) -> None:
-    connection.execute(
-        "INSERT INTO counters (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
-        (name, number),
-    )
-
-
-def _key_values(key: Key) -> tuple[Any, ...]:
-    return tuple(getattr(key, name) for name in KEY_COLUMNS)
-
-
-def _evidence_values(evidence: Evidence) -> tuple[Any, ...]:
-    plain = (getattr(evidence, name) for name in (*COUNT_COLUMNS, *SUM_COLUMNS))
-    return (*plain, *(json.dumps(getattr(evidence, name), separators=(",", ":")) for name in JSON_COLUMNS))
-
-
-def _evidence_row(values: Sequence[Any]) -> EvidenceRow:
-    found = dict(zip(EVIDENCE_COLUMNS, values, strict=True))
-    key = Key(**{name: found.pop(name) for name in KEY_COLUMNS})
-    for name in JSON_COLUMNS:
-        found[name] = json.loads(found[name])
-    found["latency"], found["ttft"] = tuple(found["latency"]), tuple(found["ttft"])
-    return EvidenceRow(key=key, evidence=Evidence(**found))

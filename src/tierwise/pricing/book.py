@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
+import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -15,12 +18,15 @@ from tierwise.core.errors import ConfigError
 _log = logging.getLogger("tierwise")
 _DAY_S: Final = 86_400.0
 _MAX_KNOWN: Final = 4_096
+_MAX_NAME: Final = 256
+_DATE_SUFFIX: Final = re.compile(r"[-@](?:20\d{2}-\d{2}-\d{2}|20\d{6})$")
 
 
 def override_rates(prices: Mapping[str, Mapping[str, float]]) -> dict[str, Rates]:
     """`prices:` of a policy as rates, by model name or `provider/model`.
 
-    Raises `ConfigError` for an unknown kind of token or a negative price.
+    Names are lower-cased, as they match in any case. Raises `ConfigError` for an unknown kind of token or a negative
+    price.
     """
     made: dict[str, Rates] = {}
     for model, kinds in prices.items():
@@ -29,10 +35,10 @@ def override_rates(prices: Mapping[str, Mapping[str, float]]) -> dict[str, Rates
             raise ConfigError(
                 f"prices: {model}: unknown kind {wrong[0]!r}; use {', '.join(KINDS)} (USD per million tokens)"
             )
-        if any(not value >= 0 for value in kinds.values()):
+        if any(not 0 <= value < math.inf for value in kinds.values()):
             raise ConfigError(f"prices: {model}: a price must be a number of USD, 0 or more")
         band = RateBand(**{kind: float(value) for kind, value in kinds.items()})  # type: ignore[arg-type]
-        made[model] = Rates(source="override", bands=(band,))
+        made[model.lower()] = Rates(source="override", bands=(band,))
     return made
 
 
@@ -48,7 +54,7 @@ class CatalogueBook:
         self._overrides = override_rates(prices)
         self._clock = clock
         self._known: dict[tuple[str, str, str | None, str | None], Rates | None] = {}
-        self._known_until = clock() + _DAY_S
+        self._known_until = 0.0
         self._loaded = threading.Event()
         self._catalogue: Any = None
         self.missing: dict[tuple[str, str], int] = {}
@@ -64,6 +70,7 @@ class CatalogueBook:
 
             catalogue.load()
             self._catalogue = catalogue
+            self._known_until = 0.0
         except Exception as error:  # noqa: BLE001 - calls go on unpriced, and it is said
             _log.warning("tierwise: the price catalogue cannot be read (%s); calls are recorded without cost", error)
         finally:
@@ -85,48 +92,117 @@ class CatalogueBook:
     ) -> Rates | None:
         """The rates in force now, USD per million tokens, or `None` for a model without a known price."""
         key = (provider, model, service_tier, response_model)
-        if self._clock() > self._known_until:  # prices may change with the date
+        if self._clock() >= self._known_until:  # prices change with the date, some with the time of day
             self._known.clear()
-            self._known_until = self._clock() + _DAY_S
+            self._known_until = self._next_look_up()
         try:
             return self._known[key]
         except KeyError:
             pass
-        found = self._override(provider, model) or self._override(provider, response_model)
-        if found is None and self._catalogue is None:
-            return None  # still loading: not remembered
-        if found is None:
+        stated = self._override(provider, model) or self._override(provider, response_model)
+        if self._catalogue is None:
+            return stated  # still loading: not remembered
+        if stated is None:
             found = self._look_up(provider, model, service_tier, response_model)
+            if found is None:
+                self._tell_missing(provider, response_model or model)
+        elif stated.bands[0].input is None or stated.bands[0].output is None:
+            found = _laid_over(stated, self._look_up(provider, model, service_tier, response_model))
+        else:
+            found = stated
         if len(self._known) >= _MAX_KNOWN:
             self._known.clear()
         self._known[key] = found
         return found
 
-    def _override(self, provider: str, model: str | None) -> Rates | None:
-        if model is None:
-            return None
-        return self._overrides.get(f"{provider}/{model}") or self._overrides.get(model)
+    def rates_at(
+        self,
+        *,
+        provider: str,
+        model: str,
+        service_tier: str | None,
+        at_s: float,
+        response_model: str | None = None,
+    ) -> Rates | None:
+        """The catalogue's rates at a time (Unix seconds), overrides as they are now; for recomputing history."""
+        stated = self._override(provider, model) or self._override(provider, response_model)
+        if stated is not None and stated.bands[0].input is not None and stated.bands[0].output is not None:
+            return stated
+        listed = None
+        if self._catalogue is not None:
+            listed = self._look_up(provider, model, service_tier, response_model, at_s=at_s)
+        return listed if stated is None else _laid_over(stated, listed)
 
-    def _look_up(self, provider: str, model: str, service_tier: str | None, response_model: str | None) -> Rates | None:
-        now = datetime.fromtimestamp(self._clock(), UTC)
+    def _next_look_up(self) -> float:
+        now = self._clock()
+        if self._catalogue is None:
+            return now + _DAY_S
+        changes: datetime = self._catalogue.next_change(datetime.fromtimestamp(now, UTC))
+        return changes.timestamp()
+
+    def _override(self, provider: str, model: str | None) -> Rates | None:
+        """What `prices:` says of a model: by its name, the last part of it, or either without a date at the end."""
+        if model is None or not self._overrides:
+            return None
+        for name in _names(model.lower()):
+            found = self._overrides.get(f"{provider}/{name}") or self._overrides.get(name)
+            if found is not None:
+                return found
+        return None
+
+    def _look_up(
+        self,
+        provider: str,
+        model: str,
+        service_tier: str | None,
+        response_model: str | None,
+        *,
+        at_s: float | None = None,
+    ) -> Rates | None:
+        now = datetime.fromtimestamp(self._clock() if at_s is None else at_s, UTC)
         for name in (response_model, model):
             if name:
                 found: Rates | None = self._catalogue.find(provider, name, service_tier, now)
                 if found is not None:
                     return found
-        self._tell_missing(provider, response_model or model)
         return None
 
     def _tell_missing(self, provider: str, model: str) -> None:
-        known = (provider, model) in self.missing
-        if known or len(self.missing) < _MAX_KNOWN:
-            self.missing[provider, model] = self.missing.get((provider, model), 0) + 1
+        key = (provider[:_MAX_NAME], model[:_MAX_NAME])
+        known = key in self.missing
+        if not known and len(self.missing) >= _MAX_KNOWN:
+            return
+        self.missing[key] = self.missing.get(key, 0) + 1
         if not known and model:
             _log.warning(
-                "tierwise: no price is known for model %r of %s; its calls have no cost. State one under prices: in tierwise.yaml",
+                "tierwise: no price is known for model %r of %r; its calls have no cost. "
+                "State one under prices: in tierwise.yaml",
                 model[:100],
-                provider,
+                provider[:100],
             )
+
+
+def _names(model: str) -> Iterator[str]:
+    last = model.rpartition("/")[2]
+    yield model
+    yield last
+    for name in (model, last):
+        undated = _DATE_SUFFIX.sub("", name)
+        if undated != name:
+            yield undated
+
+
+def _laid_over(stated: Rates, listed: Rates | None) -> Rates:
+    """An override that leaves out input or output, over the catalogue's rates for the rest."""
+    if listed is None:
+        return stated
+    kinds = {kind: rate for kind in KINDS if (rate := getattr(stated.bands[0], kind)) is not None}
+    return Rates(
+        source="override",
+        bands=tuple(replace(band, **kinds) for band in listed.bands),
+        request_usd=listed.request_usd,
+        as_of=listed.as_of,
+    )
 
 
 def load_price_book(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
 from genai_prices import __version__ as _version
 from genai_prices import data_snapshot
-from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
+from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices, TimeOfDateConstraint
 
 from tierwise.core.cost import RateBand, Rates
 
@@ -38,6 +40,22 @@ _PROVIDER_IDS: Final = {
     "fireworks": "fireworks",
 }
 """Provider names of the GenAI conventions → the catalogue's ids."""
+
+_UNLISTED: Final = frozenset({"ibm.watsonx.ai", "router.huggingface.co"})
+"""Sellers of other people's models at prices of their own, which the catalogue does not have."""
+
+_VENDORS: Final = {
+    "amazon": "aws",
+    "azure_ai": "azure",
+    "cohere_chat": "cohere",
+    "fireworks_ai": "fireworks",
+    "together_ai": "together",
+    "z-ai": "zai",
+}
+"""Prefixes that gateways put before model names → the catalogue's ids, where it does not know them itself."""
+
+_BEDROCK_NAME: Final = re.compile(r"(?:^|[./])(?:anthropic|amazon)\.")
+_MAX_NAME: Final = 256
 
 _KINDS: Final = {
     "input_mtok": "input",
@@ -68,32 +86,105 @@ def load() -> None:
 def find(provider: str, model: str, service_tier: str | None, now: datetime) -> Rates | None:
     """The rates of a model, or `None`.
 
-    A known provider's own listing decides; for a gateway or an unknown host the model's first-party listing does,
-    found by its name, with a `vendor/` prefix taken for the provider when it is one.
+    A provider with a listing of its own, known by its name in the conventions or by its host, decides alone. For a
+    gateway or an unknown host the model's first-party listing does, found by its name, with a `vendor/` prefix taken for
+    the provider when it is one. Names with a tag (`deepseek-r1:14b`) behind an unknown host are local models: no price.
     """
-    snapshot = data_snapshot.get_snapshot()
+    name = model.lower()
+    if len(name) > _MAX_NAME or provider in _UNLISTED:
+        return None
+    providers = data_snapshot.get_snapshot().providers
+    own = _provider(providers, provider)
+    found = _behind_unknown_host(providers, name) if own is None else _listed(providers, own, name)
+    if found is None:
+        return None
+    owner, info = found
+    # As in genai-prices: another provider's model, reached through a fallback, has no variants here.
+    context = _context(service_tier) if any(info is one for one in owner.models) else None
+    return rates_of(info.get_prices(now, context))
+
+
+def _provider(providers: list[Provider], provider: str) -> Provider | None:
+    """The catalogue's provider for a name of the conventions, or for the host that stands in for one."""
     provider_id = _PROVIDER_IDS.get(provider)
     if provider_id is not None:
-        found = _lookup(snapshot, model, provider_id)
-        if found is None and "/" in model:
-            found = _lookup(snapshot, model.rpartition("/")[2], provider_id)
-    else:
-        found = _lookup(snapshot, model, None)
-        if found is None and "/" in model:
-            vendor, _, name = model.partition("/")
-            found = _lookup(snapshot, name, vendor) or _lookup(snapshot, model.rpartition("/")[2], None)
-    return None if found is None else rates_of(found.get_prices(now, _context(service_tier)))
-
-
-def _lookup(snapshot: data_snapshot.DataSnapshot, model: str, provider_id: str | None) -> ModelInfo | None:
-    try:
-        return snapshot.find_provider_model(model, None, provider_id, None)[1]
-    except LookupError:
+        return data_snapshot.find_provider_by_id(providers, provider_id)
+    if "." not in provider or len(provider) > _MAX_NAME:
         return None
+    url = f"https://{provider}/"
+    return next((one for one in providers if re.match(one.api_pattern, url)), None)
 
 
-def _context(service_tier: str | None) -> Any:
-    return None if service_tier in (None, "auto", "default", "standard") else {"service_tier": service_tier}
+def _listed(providers: list[Provider], provider: Provider, name: str) -> tuple[Provider, ModelInfo] | None:
+    """A model in one provider's listing, by its whole name or by the last part of it."""
+    for form in dict.fromkeys((name, name.rpartition("/")[2])):
+        info = provider.find_model(form, all_providers=providers)
+        if info is not None:
+            return provider, info
+    return None
+
+
+def _behind_unknown_host(providers: list[Provider], name: str) -> tuple[Provider, ModelInfo] | None:
+    """A model by its name alone.
+
+    Not by `DataSnapshot.find_provider_model`: it remembers every unknown name for ever, and servers choose names.
+    """
+    tag = name.rpartition(":")[2] if ":" in name else ""
+    if tag and not tag.isdigit() and not name.startswith(("ft:", "openrouter/")):
+        return None
+    found = _first_party(providers, name)
+    if found is not None or "/" not in name:
+        return found
+    vendor, _, rest = name.partition("/")
+    named = data_snapshot.find_provider_by_id(providers, _VENDORS.get(vendor, vendor))
+    found = None if named is None else _listed(providers, named, rest)
+    return found or _first_party(providers, name.rpartition("/")[2])
+
+
+def _first_party(providers: list[Provider], name: str) -> tuple[Provider, ModelInfo] | None:
+    if _BEDROCK_NAME.search(name):
+        named = data_snapshot.find_provider_by_id(providers, "aws")
+    elif name.startswith("sonar"):
+        named = data_snapshot.find_provider_by_id(providers, "perplexity")
+    else:
+        named = next((one for one in providers if one.model_match is not None and one.model_match.is_match(name)), None)
+    info = None if named is None else named.find_model(name, all_providers=providers)
+    return None if named is None or info is None else (named, info)
+
+
+def _context(service_tier: str | None) -> dict[str, str] | None:
+    tier = (service_tier or "").lower()
+    if tier in ("", "auto", "standard"):
+        return None
+    return {"processing": "batch"} if tier == "batch" else {"service_tier": tier}
+
+
+def next_change(now: datetime) -> datetime:
+    """When rates may change next: the coming midnight UTC (start dates) or the edge of a daily price window."""
+    edges = [datetime.combine(now.astimezone(UTC), edge, UTC) for edge in _window_edges()]
+    return min(edge if edge > now else edge + timedelta(days=1) for edge in edges)
+
+
+@functools.cache
+def _window_edges() -> frozenset[time]:
+    """The times of day (UTC) at which some model's price changes, midnight included."""
+    edges = {time.min}
+    for provider in data_snapshot.get_snapshot().providers:
+        for model in provider.models:
+            priced: list[Any] = [
+                *(model.prices if isinstance(model.prices, list) else ()),
+                *(model.price_variants or ()),
+            ]
+            for one in priced:
+                if isinstance(one.constraint, TimeOfDateConstraint):
+                    edges |= {_in_utc(one.constraint.start_time), _in_utc(one.constraint.end_time)}
+    return frozenset(edges)
+
+
+def _in_utc(moment: time) -> time:
+    if moment.tzinfo is None:
+        return moment
+    return datetime.combine(date(2000, 1, 2), moment).astimezone(UTC).time()
 
 
 def rates_of(price: ModelPrice) -> Rates | None:

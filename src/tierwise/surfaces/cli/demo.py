@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tierwise.surfaces.demo.story import Demo, Look
 
 
-@click.command("demo")
+@click.command("demo", epilog="Examples:  tierwise demo  |  tierwise demo --json --seed 7 --until decided")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Same seed, same decisions.")
 @click.option(
     "--rounds",

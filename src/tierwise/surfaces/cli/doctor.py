@@ -1,22 +1,23 @@
-"""`tierwise doctor`: what is installed, which configuration is in force, whether the store is sound and complete."""
+"""`tierwise doctor`: what is installed, which configuration is in force, whether records are sound, complete and exported."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
-from urllib.parse import urlsplit
 
 import click
 
 from tierwise.core.errors import ConfigError, RouteError, StoreError
 from tierwise.surfaces.cli.common import (
     cell,
+    clean,
     config_option,
     count,
     emit_json,
@@ -28,34 +29,30 @@ from tierwise.surfaces.cli.common import (
     say,
     store_option,
 )
+from tierwise.surfaces.cli.reach import export_points
 from tierwise.surfaces.cli.store import health_json, size
 
 if TYPE_CHECKING:
     from tierwise.config import Settings
+    from tierwise.core.policy import Policy
     from tierwise.evidence import StoreHealth
 
 PACKAGES: Final = ("openai", "opentelemetry-sdk", "genai-prices", "pydantic", "jsonschema-rs", "click", "rich")
-SHOWN_VARIABLES: Final = frozenset(
-    {
-        "OTEL_SDK_DISABLED", "OTEL_SEMCONV_STABILITY_OPT_IN", "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_TRACES_EXPORTER",
-        "OTEL_METRICS_EXPORTER", "OTEL_LOGS_EXPORTER", "OTEL_SERVICE_NAME", "OTEL_TRACES_SAMPLER",
-        "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
-    }
-)  # fmt: skip
-"""Variables whose values hold no secret; of all others the name alone is shown, of endpoints scheme, host and port."""
+MOST_NAMED: Final = 5
+CLOCK_SLACK_S: Final = 60.0
+"""Machines that share a store may differ by this much without a finding."""
 
-MOST_MODELS: Final = 5
-Level = Literal["ok", "note", "finding"]
 STYLES: Final = {"ok": "green", "note": "yellow", "finding": "red"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One thing looked at: `finding` needs somebody to act, `note` is worth knowing."""
+    """One thing looked at: `finding` needs somebody to act, `note` is worth knowing; `todo` says what to do."""
 
-    level: Level
+    level: Literal["ok", "note", "finding"]
     about: str
     text: str
+    todo: str = ""
 
 
 @click.command("doctor", epilog="Examples:  tierwise doctor  |  tierwise doctor --json")
@@ -63,17 +60,22 @@ class Point:
 @config_option
 @store_option
 def command(as_json: bool, config: str | None, store: str | None) -> None:
-    """Check versions, configuration, store, losses, prices and OpenTelemetry variables; exit 1 when something is wrong.
+    """Check versions, policy, routes, store, losses, prices, clocks and export; exit 1 when something needs doing.
 
-    Reads only; nothing is created and no network is used.
+    Reads only and creates nothing. Where OTEL_* variables ask for export, it opens a connection to the endpoint's host
+    and port and closes it again without sending anything.
     """
-    settings, points = _settings(config, store)
     health: StoreHealth | None = None
-    if settings is not None:
-        points += [*_policy(settings), *_routes(settings)]
-        health, found = _store(settings)
-        points += found
-    points += _telemetry()
+    points: list[Point] = []
+    try:
+        settings = read_settings(config, store)
+    except ConfigError as error:
+        points.append(_finding("config", str(error), "name an existing file with --config or TIERWISE_CONFIG"))
+    else:
+        policy, points = _policy(settings)
+        health, found = _store(settings, policy)
+        points += [*found, *_routes(settings)]
+    points += [Point(level=level, about="export", text=text, todo=todo) for level, text, todo in export_points()]
     failed = any(point.level == "finding" for point in points)
     if as_json:
         emit_json(
@@ -85,16 +87,34 @@ def command(as_json: bool, config: str | None, store: str | None) -> None:
             }
         )
     else:
-        out().print(", ".join(f"{name} {version}" for name, version in versions().items()), soft_wrap=True)
-        table = make_table("", "", "")
-        table.show_header = False
-        for point in points:
-            table.add_row(cell(point.level, style=STYLES[point.level]), cell(point.about), cell(point.text))
-        out().print(table)
-        findings = sum(point.level == "finding" for point in points)
-        say(f"{findings} finding(s)" if failed else "nothing found", style="red" if failed else "green")
+        _show(points)
     if failed:
         raise click.exceptions.Exit(1)
+
+
+def _show(points: list[Point]) -> None:
+    out().print(clean(", ".join(f"{name} {version}" for name, version in versions().items())), soft_wrap=True)
+    table = make_table("", "", "", whole=("",))
+    table.show_header = False
+    table.columns[2].no_wrap = False
+    for point in points:
+        text = f"{point.text}; {point.todo}" if point.todo else point.text
+        table.add_row(cell(point.level, style=STYLES[point.level]), cell(point.about), cell(text))
+    out().print(table)
+    number = sum(point.level == "finding" for point in points)
+    say(f"{number} finding(s)" if number else "nothing found", style="red" if number else "green")
+
+
+def _ok(about: str, text: str) -> Point:
+    return Point(level="ok", about=about, text=text)
+
+
+def _note(about: str, text: str, todo: str = "") -> Point:
+    return Point(level="note", about=about, text=text, todo=todo)
+
+
+def _finding(about: str, text: str, todo: str) -> Point:
+    return Point(level="finding", about=about, text=text, todo=todo)
 
 
 def versions() -> dict[str, str]:
@@ -110,119 +130,127 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _settings(config: str | None, store: str | None) -> tuple[Settings | None, list[Point]]:
-    try:
-        return read_settings(config, store), []
-    except ConfigError as error:
-        return None, [Point(level="finding", about="config", text=str(error))]
-
-
-def _policy(settings: Settings) -> Iterator[Point]:
+def _policy(settings: Settings) -> tuple[Policy | None, list[Point]]:
     if settings.config_path is None:
-        yield Point(level="note", about="config", text="no tierwise.yaml here or above; every model is a candidate")
-        return
+        todo = "without one every model seen is a candidate; `tierwise schema` describes the file"
+        return None, [_note("config", "no tierwise.yaml here or above", todo)]
     from tierwise.config import check_policy
 
     try:
         findings = check_policy(settings.config_path)
     except ConfigError as error:
-        yield Point(level="finding", about="config", text=str(error))
-        return
-    for one in findings.errors:
-        yield Point(level="finding", about="config", text=str(one))
-    for one in findings.warnings:
-        yield Point(level="note", about="config", text=str(one))
+        return None, [_finding("config", str(error), "make it readable, or name another with --config")]
+    correct = "correct it; `tierwise validate` checks again"
+    points = [_finding("config", str(one), correct) for one in findings.errors]
+    points += [_note("config", str(one)) for one in findings.warnings]
     if findings.policy is not None:
         tasks = len(findings.policy.tasks) + (findings.policy.default is not None)
-        yield Point(level="ok", about="config", text=f"{settings.config_path}: valid, {tasks} task(s)")
+        points.append(_ok("config", f"{settings.config_path}: valid, {tasks} task(s)"))
+    return findings.policy, points
 
 
 def _routes(settings: Settings) -> Iterator[Point]:
     from tierwise.routing import read_table
 
-    if not settings.routes_path.exists():
-        return
+    path = settings.routes_path
     try:
-        table = read_table(settings.routes_path)
+        table = read_table(path)
     except RouteError as error:
-        yield Point(level="finding", about="routes", text=str(error))
+        todo = "correct it, restore a copy, or move it away to start without routes"
+        yield _finding("routes", str(error), todo)
+        return
+    if not table.version:
+        yield _ok("routes", f"{path}: not there yet; `tierwise apply` makes it")
     else:
-        yield Point(level="ok", about="routes", text=f"{settings.routes_path}: version {table.version}")
+        yield _ok("routes", f"{path}: version {table.version}, {len(table.routes)} task(s)")
 
 
-def _store(settings: Settings) -> tuple[StoreHealth | None, list[Point]]:
+def _store(settings: Settings, policy: Policy | None) -> tuple[StoreHealth | None, list[Point]]:
     path = settings.store_path
     if path is None:
-        return None, [Point(level="note", about="store", text="off; nothing is recorded on this machine")]
-    if not path.exists():
-        return None, [_place_for(path)]
+        return None, [_note("store", "off: nothing is recorded on this machine", "unset TIERWISE_STORE to record")]
     try:
+        if not path.exists():
+            return None, [_place_for(path)]
         with open_store(settings) as opened:
             health = opened.health()
-            unpriced = opened.unpriced_models()
-    except StoreError as error:
-        return None, [Point(level="finding", about="store", text=str(error))]
+            unpriced, tasks = opened.unpriced_models(), opened.tasks()
+    except StoreError as error:  # its message says what to do
+        return None, [_finding("store", str(error), "")]
+    except OSError as error:
+        return None, [_finding("store", f"{path}: {error.strerror}", "check the rights, or set TIERWISE_STORE")]
     points = [_soundness(health)]
-    if not os.access(path, os.W_OK):
-        points.append(Point(level="finding", about="store", text=f"{path}: cannot be written; check its owner and mode"))
-    if health.dropped:
-        text = f"{count(health.dropped)} calls were made but not stored: the queue was full, or the store refused them"
-        points.append(Point(level="finding", about="losses", text=text))
-    else:
-        points.append(Point(level="ok", about="losses", text="none counted"))
-    if unpriced:
-        names = ", ".join(f"{provider}/{model} ({count(calls)})" for provider, model, calls in unpriced[:MOST_MODELS])
-        more = f" and {len(unpriced) - MOST_MODELS} more" if len(unpriced) > MOST_MODELS else ""
-        text = f"no cost for {count(health.unpriced)} calls: {names}{more}; `tierwise prices missing` says what to do"
-        points.append(Point(level="finding", about="prices", text=text))
-    else:
-        points.append(Point(level="ok", about="prices", text="every call with tokens has a cost"))
-    return health, points
+    if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        todo = "check the owner and mode of the file and its folder, or set TIERWISE_STORE"
+        points.append(_finding("store", f"{path}: cannot be written", todo))
+    return health, [*points, *_losses(health), _prices(health, unpriced), *_clock(health), *_tasks(tasks, policy)]
 
 
 def _soundness(health: StoreHealth) -> Point:
     if not health.intact:
-        text = f"{health.path}: damaged ({health.problem}); copy it away, then restore a copy or let a new one be made"
-        return Point(level="finding", about="store", text=text)
-    text = f"{health.path}: {count(health.calls)} calls, {size(health.size_bytes)}, schema {health.schema_version}, intact"
-    return Point(level="ok", about="store", text=text)
+        todo = "copy it away, then restore a copy or let a new one be made"
+        return _finding("store", f"{health.path}: damaged ({health.problem})", todo)
+    return _ok(
+        "store",
+        f"{health.path}: {count(health.calls)} calls, {size(health.size_bytes)}, schema {health.schema_version}, intact",
+    )
 
 
 def _place_for(path: Path) -> Point:
     folder = next(parent for parent in path.parents if parent.exists())
-    if folder.is_dir() and os.access(folder, os.W_OK):
-        return Point(level="note", about="store", text=f"{path}: not there yet; the first recorded call makes it")
-    text = f"{path}: cannot be made, {folder} is not a folder that can be written; set TIERWISE_STORE to another path"
-    return Point(level="finding", about="store", text=text)
+    if folder.is_dir() and os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        return _note("store", f"{path}: not there yet", "the first recorded call makes it; `tierwise demo` shows one")
+    todo = "set TIERWISE_STORE to another path"
+    return _finding("store", f"{path}: cannot be made, {folder} is not a folder that can be written", todo)
 
 
-def _telemetry() -> list[Point]:
-    names = sorted(name for name, value in os.environ.items() if name.startswith("OTEL_") and value)
-    if not names:
-        return [Point(level="note", about="telemetry", text="no OTEL_* variable is set; only the store records")]
-    points = []
-    for name in names:
-        value = os.environ[name]
-        if name.endswith("_ENDPOINT"):
-            points.append(_endpoint(name, value))
-        elif name == "OTEL_SDK_DISABLED" and value.strip().lower() == "true":
-            points.append(Point(level="note", about="telemetry", text=f"{name}=true: nothing is exported"))
-        else:
-            text = f"{name}={value}" if name in SHOWN_VARIABLES else f"{name} is set"
-            points.append(Point(level="ok", about="telemetry", text=text))
-    return points
+def _losses(health: StoreHealth) -> Iterator[Point]:
+    if health.dropped:
+        text = f"{count(health.dropped)} calls were made but not stored: the queue was full, or the store refused them"
+        todo = "look for 'tierwise:' warnings in the application's log (locked file, full disk); the number stays"
+        yield _finding("losses", text, todo)
+    else:
+        yield _ok("losses", "none counted")
+    if health.pruned:
+        yield _ok("retention", f"{count(health.pruned)} rows pruned so far; their hourly evidence is kept")
 
 
-def _endpoint(name: str, value: str) -> Point:
-    try:
-        parts = urlsplit(value.strip())
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if host is None or parts.scheme not in ("http", "https"):
-        text = f"{name} is not a URL; write http://HOST:4317 (gRPC) or http://HOST:4318 (HTTP)"
-        return Point(level="finding", about="telemetry", text=text)
-    shown = f"[{host}]" if ":" in host else host
-    return Point(
-        level="ok", about="telemetry", text=f"{name}={parts.scheme}://{shown}" + (f":{port}" if port is not None else "")
-    )
+def _prices(health: StoreHealth, unpriced: list[tuple[str, str, int]]) -> Point:
+    if not unpriced:
+        return _ok("prices", "every call with tokens has a cost")
+    names = _some([f"{provider}/{model} ({count(calls)})" for provider, model, calls in unpriced])
+    todo = "state them under prices: in tierwise.yaml, then `tierwise prices reprice`"
+    return _finding("prices", f"no cost for {count(health.unpriced)} calls: {names}", todo)
+
+
+def _clock(health: StoreHealth) -> Iterator[Point]:
+    if health.newest_ns is None:
+        return
+    ahead_s = health.newest_ns / 1e9 - time.time()
+    if ahead_s > CLOCK_SLACK_S:
+        text = f"the newest call lies {ahead_s / 3600:,.1f} h in the future: a clock here or where it was made is wrong"
+        yield _finding("clock", text, "set the clocks (NTP); such calls count in hours that have not come yet")
+    else:
+        yield _ok("clock", "no call lies in the future")
+
+
+def _tasks(seen: list[str], policy: Policy | None) -> Iterator[Point]:
+    from tierwise.core.call import UNASSIGNED
+
+    if UNASSIGNED in seen:
+        yield _note("tasks", "some calls have no task", "name the work with `with tierwise.task(...)`")
+    if policy is None:
+        return
+    unknown = [task for task in seen if task != UNASSIGNED and task not in policy.tasks]
+    if not unknown:
+        return
+    text = f"{count(len(unknown))} task(s) recorded that the policy does not name: {_some(unknown)}"
+    if policy.default is not None:
+        yield _note("tasks", f'{text}; "*" covers them')
+    else:
+        yield _finding("tasks", text, 'correct the spelling, add them under tasks:, or add a task "*"')
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

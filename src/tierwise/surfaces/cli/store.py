@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from tierwise.core.errors import StoreError
+from tierwise.evidence.sqlite import MAX_BYTES, RETENTION_S
 from tierwise.surfaces.cli.common import (
     NOTHING,
     cell,
@@ -26,6 +34,12 @@ from tierwise.surfaces.cli.common import (
 
 if TYPE_CHECKING:
     from tierwise.evidence import StoreHealth
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _dry_run_option(function: F) -> F:
+    return click.option("--dry-run", is_flag=True, help="Say what would happen; change nothing.")(function)
 
 
 @click.group(
@@ -69,32 +83,99 @@ def status(as_json: bool, config: str | None, store: str | None) -> None:
         raise click.exceptions.Exit(1)
 
 
-@command.command("prune", epilog="Example:  tierwise store prune")
+@command.command("prune", epilog="Examples:  tierwise store prune --dry-run  |  tierwise store prune")
+@_dry_run_option
 @json_option
 @config_option
 @store_option
-def prune(as_json: bool, config: str | None, store: str | None) -> None:
-    """Delete call rows beyond the retention (30 days, 1 GiB) now; hourly evidence stays."""
-    with open_store(read_settings(config, store), read_only=False) as opened:
+def prune(dry_run: bool, as_json: bool, config: str | None, store: str | None) -> None:
+    """Delete rows of calls and runs beyond the retention (30 days, 1 GiB) now; hourly evidence stays.
+
+    Writers do this by themselves once an hour. The file shrinks only a little: `tierwise store vacuum` does the rest.
+    """
+    settings = read_settings(config, store)
+    if dry_run:
+        with open_store(settings) as opened:
+            expected = expect_pruned(opened.path)
+        if as_json:
+            emit_json({"dry_run": True, **asdict(expected)})
+        else:
+            about = "about " if expected.estimated else ""
+            click.echo(f"{about}{expected.rows:,} rows would be deleted; the hourly evidence is kept")
+        return
+    with open_store(settings, read_only=False) as opened:
         deleted = opened.prune()
     if as_json:
-        emit_json({"deleted": deleted})
+        emit_json({"dry_run": False, "deleted": deleted})
     else:
         click.echo(f"{deleted:,} rows deleted; the hourly evidence is kept")
 
 
-@command.command("vacuum", epilog="Example:  tierwise store vacuum")
+@command.command("vacuum", epilog="Examples:  tierwise store vacuum --dry-run  |  tierwise store vacuum")
+@_dry_run_option
 @json_option
 @config_option
 @store_option
-def vacuum(as_json: bool, config: str | None, store: str | None) -> None:
+def vacuum(dry_run: bool, as_json: bool, config: str | None, store: str | None) -> None:
     """Rewrite the file without free space. Needs as much free disk again; writers wait meanwhile."""
-    with open_store(read_settings(config, store), read_only=False) as opened:
+    settings = read_settings(config, store)
+    if dry_run:
+        with open_store(settings) as opened, _reading(opened.path) as connection:
+            _, free = _pages(connection)
+            file_bytes = opened.path.stat().st_size
+        if as_json:
+            emit_json({"dry_run": True, "size_bytes": file_bytes, "free_bytes": free})
+        else:
+            click.echo(f"{size(file_bytes)}, of which {size(free)} would be freed, and a little more by packing pages")
+        return
+    with open_store(settings, read_only=False) as opened:
         before, after = opened.vacuum()
     if as_json:
-        emit_json({"before_bytes": before, "after_bytes": after})
+        emit_json({"dry_run": False, "before_bytes": before, "after_bytes": after})
     else:
         click.echo(f"{size(before)} → {size(after)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedPrune:
+    """What pruning would delete: `rows` in all, `too_old` beyond the retention; `estimated` when size decides."""
+
+    rows: int
+    too_old: int
+    estimated: bool
+
+
+def expect_pruned(path: Path, *, now_s: float | None = None, max_bytes: int = MAX_BYTES) -> ExpectedPrune:
+    """How many rows of calls and runs a prune would delete now, without deleting any.
+
+    Rows go oldest first under both limits, so the larger number counts. Rows differ in size: beyond `max_bytes` it is
+    an estimate.
+    """
+    limit_ns = int(((time.time() if now_s is None else now_s) - RETENTION_S) * 1e9)
+    with _reading(path) as connection:
+        used, _ = _pages(connection)
+        rows, too_old = connection.execute(
+            "SELECT count(*), coalesce(sum(started_at_ns < ?), 0) FROM "
+            "(SELECT started_at_ns FROM calls UNION ALL SELECT started_at_ns FROM runs)",
+            (limit_ns,),
+        ).fetchone()
+    too_many = math.ceil(rows * (used - max_bytes) / used) if used > max_bytes else 0
+    return ExpectedPrune(rows=max(too_old, too_many), too_old=too_old, estimated=too_many > too_old)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as connection:
+        yield connection
+
+
+def _pages(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Bytes of the pages in use, and of those that are free."""
+    pages, free, page_size = (
+        int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    return (pages - free) * page_size, free * page_size
 
 
 def health_json(health: StoreHealth) -> dict[str, object]:

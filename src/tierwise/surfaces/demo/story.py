@@ -83,7 +83,7 @@ def find_places(*, store: str | None, report: str | None) -> Places:
         raise ConfigError(f"{page}: its folder is missing or cannot be written to; choose another with --report")
     if store is not None:
         path = Path(store).expanduser().absolute()
-        if path.exists():
+        if path.exists() and (path.is_dir() or path.stat().st_size > 0):
             _only_demos(path)
         return Places(store=path, report=page or path.with_name(f"{path.stem}-report.html"))
     folder = _own_folder()

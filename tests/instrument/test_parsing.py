@@ -1,0 +1,113 @@
+"""The adapters behind the ports: strict JSON and JSON Schema."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections import OrderedDict
+from types import MappingProxyType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tierwise.instrument.parsing import MAX_DEPTH, compile_schema, parse_json
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(values)
+def test_what_json_writes_is_read_back(value: object) -> None:
+    """Any JSON value survives."""
+    assert parse_json(json.dumps(value)) == value
+
+
+@given(st.text(st.characters(codec=None)) | st.text(alphabet='{}[]",:\\ 019.eE-+truefalsn\ud800\x00', max_size=80))
+def test_only_value_errors_come_out(text: str) -> None:
+    """Any other text raises ValueError and nothing else, and what is accepted json accepts too."""
+    try:
+        value = parse_json(text)
+    except ValueError:
+        return
+    assert json.loads(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "NaN", "[Infinity]", "-Infinity", "1 2", "{} x", "01", "1.", "[1,]", "'a'", '"\ud800"', '"\\ud800"', "1" * 5000],
+)
+def test_what_is_not_strict_json_is_refused(text: str) -> None:
+    """NaN, trailing text, lone surrogates and integers beyond Python's own limit are refused."""
+    with pytest.raises(ValueError, match=r".+"):
+        parse_json(text)
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_depth_is_limited(opening: str, closing: str) -> None:
+    """200 levels are read, 201 are refused."""
+    inner = "1" if closing == "}" else ""
+    assert parse_json(opening * MAX_DEPTH + inner + closing * MAX_DEPTH) is not None
+    with pytest.raises(ValueError, match=r"200 levels|recursion limit"):
+        parse_json(opening * (MAX_DEPTH + 1) + inner + closing * (MAX_DEPTH + 1))
+
+
+def test_many_brackets_are_not_depth() -> None:
+    """Wide values, and brackets inside strings, are no deeper than they are."""
+    wide = json.dumps([[] for _ in range(500)])
+    assert parse_json(wide) == json.loads(wide)
+    assert parse_json(json.dumps("[" * 500)) == "[" * 500
+
+
+def test_schemas_are_checked() -> None:
+    """A compiled schema tells values that hold it from values that do not."""
+    holds = compile_schema({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+    assert [holds(value) for value in ({"a": 1}, {"a": "1"}, {}, [], None)] == [True, False, False, False, False]
+
+
+def test_a_schema_is_compiled_once() -> None:
+    """The same schema, in any kind of mapping and order of keys, is compiled once."""
+    one = compile_schema({"type": "object", "required": ["a"]})
+    assert compile_schema(OrderedDict([("required", ["a"]), ("type", "object")])) is one
+    assert compile_schema(MappingProxyType({"type": "object", "required": ("a",)})) is one
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"type": "objec"}, "not valid at /type"),
+        ({"properties": {"a": {"pattern": "("}}}, "not valid at /properties/a/pattern"),
+        ({"$ref": "#/nowhere"}, "not valid"),
+        ({"$ref": "http://127.0.0.1:9/schema"}, "not valid"),
+        ({"$ref": "file:///etc/hostname"}, "not valid"),
+        ({"enum": [object()]}, "not plain JSON"),
+        ({"enum": [{1, 2}]}, "not plain JSON"),
+    ],
+)
+def test_wrong_schemas_are_refused(schema: dict[str, object], message: str) -> None:
+    """A wrong schema raises ValueError that says where; nothing outside of it is fetched or read."""
+    with pytest.raises(ValueError, match=message):
+        compile_schema(schema)
+
+
+def test_a_compiled_schema_never_raises() -> None:
+    """Values that no JSON parser makes, and patterns made for backtracking, give an answer."""
+    deep: list[object] = []
+    for _ in range(5_000):
+        deep = [deep]
+    holds = compile_schema({"type": "object"})
+    for value in (math.inf, math.nan, 10**5000, deep, {1: 2}, object(), b"x", {"a": "\ud800"}):
+        assert holds(value) in (True, False)
+    assert compile_schema({"pattern": "^(a+)+$"})("a" * 40 + "b") is False
+
+
+def test_nothing_heavy_is_loaded_before_use() -> None:
+    """Importing the adapters loads neither parser."""
+    code = "import sys, tierwise.instrument.parsing; print({'jiter', 'jsonschema_rs'} & set(sys.modules))"
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert made.stdout.strip() == "set()"
