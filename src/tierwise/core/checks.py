@@ -95,7 +95,8 @@ def bullets(count: int) -> CheckFunction:
 
     def check(text: str) -> bool:
         indents = [indent for line in _prose_lines(text) if (indent := _item_indent(line)) is not None]
-        return sum(indent < min(indents) + 2 for indent in indents) == count
+        outermost = min(indents, default=0) + 2
+        return sum(indent < outermost for indent in indents) == count
 
     return _builtin(check, f"bullets({count})")
 

@@ -62,7 +62,7 @@ class Point:
 def command(as_json: bool, config: str | None, store: str | None) -> None:
     """Check versions, policy, routes, store, losses, prices, clocks and export; exit 1 when something needs doing.
 
-    Reads only and creates nothing. Where OTEL_* variables ask for export, it opens a connection to the endpoint's host
+    Reads only. Where OTEL_* variables ask for export, it opens a connection to the endpoint's host
     and port and closes it again without sending anything.
     """
     health: StoreHealth | None = None
