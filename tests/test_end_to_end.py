@@ -300,3 +300,20 @@ def test_store_can_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(StoreError, match="off"):
         tierwise.open_store()
+
+
+def test_rows_lost_on_the_way_are_shown_by_the_store(tmp_path: Path) -> None:
+    """Rows that found no room are counted in the store's health, where `tierwise doctor` looks."""
+    from support.calls import make_call
+
+    from tierwise.telemetry import open_telemetry
+
+    store = SqliteStore.open(tmp_path / "s.db")
+    telemetry = open_telemetry(sinks=[store], capacity=1)
+    with telemetry.metrics.lock:  # nothing can be drained meanwhile: the second and third find no room
+        for _ in range(3):
+            call = make_call()
+            telemetry.recorder.finish(telemetry.recorder.start(call.request, call.context, call.started_at_ns), call)
+    telemetry.shutdown()
+    with SqliteStore.open(tmp_path / "s.db") as reader:
+        assert reader.call_count() + reader.health().dropped == 3

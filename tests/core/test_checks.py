@@ -165,9 +165,7 @@ def test_names_and_subjects_come_with_the_function() -> None:
 def test_the_final_number_is_found_in_prose(number: float) -> None:
     """A number at the end of a sentence is read back, with thousands grouped or not."""
     assert final_number(f"After 3 steps the answer is {number!r} units.") == number
-    assert final_number(f"After 3 steps the answer is ${number:,.3f}") == (
-        number if number >= 0 else pytest.approx(abs(number))
-    )
+    assert final_number(f"After 3 steps the answer is ${number:,.3f}") == number
 
 
 @given(st.text(st.characters(codec=None), max_size=300))
@@ -179,7 +177,9 @@ def test_built_in_checks_never_raise(text: str) -> None:
         assert 0 <= result.score <= 1
 
 
-@pytest.mark.parametrize("text", ["1," * 500_000, "1,111" * 400_000, "-" * 2_000_000, "|" * 2_000_000, "- a\n" * 300_000])
+@pytest.mark.parametrize(
+    "text", ["1," * 500_000, "1,111" * 400_000, "-" * 2_000_000, "|" * 2_000_000, "- a\n" * 300_000]
+)
 def test_hostile_text_is_bounded_in_checks(text: str) -> None:
     """Megabytes made for backtracking are cut to size; the checks still answer."""
     for check in (bullets(3), markdown_table(columns=2), equals_number(1), regex("[0-9]+$")):

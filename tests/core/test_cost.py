@@ -167,7 +167,7 @@ def test_identity_changes_exactly_with_the_rates(one: Rates, two: Rates) -> None
 
 def test_identity_is_stable() -> None:
     """Stored epochs stay what they are: this identity may never change."""
-    assert flat_rates(input=1.5, output=9.0).identity == flat_rates(input=1.5, output=9).identity
+    assert flat_rates(input=1.5, output=9.0).identity == flat_rates(input=1.5, output=9).identity == "15fdcba6"
     assert RATES.identity != replace(RATES, request_usd=0.1, identity="").identity
 
 

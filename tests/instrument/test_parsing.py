@@ -40,7 +40,22 @@ def test_only_value_errors_come_out(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "NaN", "[Infinity]", "-Infinity", "1 2", "{} x", "01", "1.", "[1,]", "'a'", '"\ud800"', '"\\ud800"', "1" * 5000],
+    [
+        "",
+        " ",
+        "NaN",
+        "[Infinity]",
+        "-Infinity",
+        "1 2",
+        "{} x",
+        "01",
+        "1.",
+        "[1,]",
+        "'a'",
+        '"\ud800"',
+        '"\\ud800"',
+        "1" * 5000,
+    ],
 )
 def test_what_is_not_strict_json_is_refused(text: str) -> None:
     """NaN, trailing text, lone surrogates and integers beyond Python's own limit are refused."""

@@ -206,3 +206,5 @@ class Run:
     """Cost of all its calls; `None` when one of them has no price."""
     provider: str = ""
     cleaned: bool = False
+    session: str = ""
+    round: int = -1

@@ -180,7 +180,9 @@ def _cells(line: str) -> list[str]:
 
 
 def _is_delimiter(cells: list[str]) -> bool:
-    return bool(cells) and all("-" in cell and not cell.removeprefix(":").removesuffix(":").strip("-") for cell in cells)
+    return bool(cells) and all(
+        "-" in cell and not cell.removeprefix(":").removesuffix(":").strip("-") for cell in cells
+    )
 
 
 def contains(wanted: str | Sequence[str], *, ignore_case: bool = False) -> CheckFunction:

@@ -229,5 +229,8 @@ def _amount(value: object, *, most: float = _MOST_PLAUSIBLE_USD) -> float | None
 
 
 def _identity(bands: tuple[RateBand, ...], request_usd: float) -> str:
-    numbers = [[band.above_input_tokens, *(getattr(band, kind) for kind in KINDS)] for band in bands]
+    numbers = [
+        [band.above_input_tokens, *(None if (rate := getattr(band, kind)) is None else float(rate) for kind in KINDS)]
+        for band in bands
+    ]
     return hashlib.blake2b(repr((numbers, float(request_usd))).encode(), digest_size=4).hexdigest()

@@ -275,8 +275,8 @@ def key_of(call: Call, bucket: int | None = None) -> Key:
     )
 
 
-def key_of_run(run: Run, bucket: int | None = None, *, session: str = "", round_number: int = -1) -> Key:
-    """Where a run's evidence belongs: rung 0 of its first call's candidate, in the hour the run started in."""
+def key_of_run(run: Run, bucket: int | None = None) -> Key:
+    """Where a run's evidence belongs: rung 0 of its first call's candidate, in its hour or bench round."""
     return Key(
         task=run.task,
         candidate=run.candidate,
@@ -285,8 +285,8 @@ def key_of_run(run: Run, bucket: int | None = None, *, session: str = "", round_
         rung=0,
         grade=run.grade,
         bucket=bucket_of(run.started_at_ns) if bucket is None else bucket,
-        session=session,
-        round=round_number,
+        session=run.session,
+        round=run.round,
     )
 
 

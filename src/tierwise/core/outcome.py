@@ -108,9 +108,7 @@ def outcome_of_error(status: int | None, cancelled: bool) -> str:
     return "rejected" if status in _REJECTED_STATUS else "error"
 
 
-def judge(
-    choices: Sequence[Choice], expectation: Expectation = NO_EXPECTATION, *, parse_json: ParseJson
-) -> Judgement:
+def judge(choices: Sequence[Choice], expectation: Expectation = NO_EXPECTATION, *, parse_json: ParseJson) -> Judgement:
     """Classify the answer of a call that returned; an error body is the caller's to classify.
 
     Never raises for anything a model can write, and takes bounded time; JSON is parsed once. Checks run wherever there
@@ -184,9 +182,7 @@ def _outcome(
     return "success" if checks_passed else "check_failed"
 
 
-def _reading(
-    text: str, expectation: Expectation, parse_json: ParseJson, faults: list[BaseException]
-) -> JsonReading:
+def _reading(text: str, expectation: Expectation, parse_json: ParseJson, faults: list[BaseException]) -> JsonReading:
     try:
         return read_json(text, schema=expectation.schema, parse_json=parse_json)
     except Exception as error:  # noqa: BLE001 - a parser or schema handed in broke its promise; the call must not

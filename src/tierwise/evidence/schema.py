@@ -67,6 +67,8 @@ _VERSION_1: Final = (
 )
 _VERSION_2: Final = (
     "CREATE TABLE writers (id INTEGER PRIMARY KEY, batches INTEGER NOT NULL, seen_at INTEGER NOT NULL)",
+    "ALTER TABLE runs ADD COLUMN session TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE runs ADD COLUMN round INTEGER NOT NULL DEFAULT -1",
 )
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2)

@@ -105,6 +105,8 @@ class RunState:
                 outcome=last.outcome,
                 cost_usd=None if self.unpriced else self.usd,
                 provider=first.request.provider,
+                session=first.context.session,
+                round=first.context.round,
             )
         )
 

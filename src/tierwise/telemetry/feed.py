@@ -66,6 +66,12 @@ class Feed:
                 self._rows.popleft()
         return True
 
+    def note_lost(self, number: int) -> None:
+        """Tell a sink that keeps count of what it never got (`tierwise doctor` shows it)."""
+        note = getattr(self.sink, "add_dropped", None)
+        if note is not None:
+            note(number)
+
     def flush(self) -> bool:
         """Have the sink make everything durable; False when it refuses."""
         try:

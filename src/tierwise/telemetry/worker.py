@@ -180,6 +180,8 @@ class Worker:
                 self._queue.append(item)
             else:
                 self._metrics.count_dropped("metrics")
+                if self._feeds and not isinstance(item, FeedbackItem):
+                    self._drop_rows(1)
             return
         if self._feeds and not isinstance(item, FeedbackItem):
             self._drop_rows(1)
@@ -343,3 +345,5 @@ class Worker:
 
     def _drop_rows(self, number: int) -> None:
         self._metrics.count_dropped(sc.DROPPED_STORE, number)
+        for feed in self._feeds:
+            feed.note_lost(number)
