@@ -21,11 +21,13 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import tierwise
+from support.calls import make_call
 from support.canned import ASK, Reply, chat, stream, sync_client
 from support.local_server import local_server
 from tierwise.core.errors import ConfigError, StoreError
 from tierwise.core.policy import Policy
 from tierwise.evidence import SqliteStore
+from tierwise.telemetry import open_telemetry
 from tierwise.testing import chat_body
 
 PRICES = Policy(prices={"gpt-5-mini": {"input": 0.25, "output": 2.0, "cache_read": 0.025}})
@@ -304,10 +306,6 @@ def test_store_can_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_rows_lost_on_the_way_are_shown_by_the_store(tmp_path: Path) -> None:
     """Rows that found no room are counted in the store's health, where `tierwise doctor` looks."""
-    from support.calls import make_call
-
-    from tierwise.telemetry import open_telemetry
-
     store = SqliteStore.open(tmp_path / "s.db")
     telemetry = open_telemetry(sinks=[store], capacity=1)
     with telemetry.metrics.lock:  # nothing can be drained meanwhile: the second and third find no room

@@ -119,7 +119,12 @@ def test_log_probabilities_decide_only_where_there_are_some() -> None:
 def test_a_null_value_is_a_value() -> None:
     """JSON's null is handed to the check like any other value."""
     seen: list[object] = []
-    check = Check(name="n", function=lambda value: seen.append(value) is None, on="value")
+
+    def note(value: object) -> bool:
+        seen.append(value)
+        return True
+
+    check = Check(name="n", function=note, on="value")
     assert check.run("null", parse_json) == check.run("ignored", parse_json, value=None)
     assert seen == [None, None]
 
@@ -137,7 +142,7 @@ def test_scores_outside_the_range_are_refused(result: float) -> None:
         (lambda: contains([]), "at least one"),
         (lambda: regex("("), "not a regular expression"),
         (lambda: json_schema({}), "compile_schema"),
-        (lambda: min_confidence(), "either field= or logprob="),
+        (min_confidence, "either field= or logprob="),
         (lambda: min_confidence(field="a", logprob=-1.0), "either field= or logprob="),
         (lambda: make_check(max_chars(1), threshold=1.5), "outside"),
         (lambda: make_check(max_chars(1), on="image"), "unknown"),  # type: ignore[arg-type]

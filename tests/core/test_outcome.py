@@ -110,16 +110,15 @@ def test_earlier_outcomes_win_inside_one_choice() -> None:
     """Filtered beats refused beats truncated beats everything about the content."""
     worst = said(FENCED, "content_filter", refusal="no", tool_calls=(ToolCall(name="f", arguments="{"),))
     expectation = replace(NEEDS_A, checks=NO.checks)
-    seen = []
-    for choice in (
+    choices = (
         worst,
         replace(worst, finish_reason="length"),
         replace(worst, finish_reason="length", refusal=None),
         replace(worst, finish_reason="stop", refusal=None),
         replace(worst, finish_reason="stop", refusal=None, text='{"a": 1}'),
         replace(worst, finish_reason="stop", refusal=None, text='{"a": 1}', tool_calls=()),
-    ):
-        seen.append(judge([choice], expectation, parse_json=parse_json).outcome)
+    )
+    seen = [judge([choice], expectation, parse_json=parse_json).outcome for choice in choices]
     assert seen == ["filtered", "refused", "truncated", "json_fenced", "tool_arguments_invalid", "check_failed"]
 
 

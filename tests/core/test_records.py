@@ -18,7 +18,7 @@ def test_a_quick_record_is_frozen_equal_and_replaceable() -> None:
     assert type(usage) is Usage
     assert usage == Usage(input_tokens=1, output_tokens=2) != Usage(input_tokens=1)
     assert hash(usage) == hash(copy.copy(usage))
-    assert pickle.loads(pickle.dumps(usage)) == usage
+    assert pickle.loads(pickle.dumps(usage)) == usage  # noqa: S301
     assert dataclasses.replace(usage, output_tokens=3).output_tokens == 3
     assert repr(Usage(input_tokens=7)).startswith("Usage(input_tokens=7, output_tokens=None")
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from tierwise.instrument.parsing import MAX_DEPTH, compile_schema, parse_json
 
-values = st.recursive(
+json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=10,
 )
 
 
-@given(values)
+@given(json_values)
 def test_what_json_writes_is_read_back(value: object) -> None:
     """Any JSON value survives."""
     assert parse_json(json.dumps(value)) == value
@@ -116,7 +116,8 @@ def test_a_compiled_schema_never_raises() -> None:
     for _ in range(5_000):
         deep = [deep]
     holds = compile_schema({"type": "object"})
-    for value in (math.inf, math.nan, 10**5000, deep, {1: 2}, object(), b"x", {"a": "\ud800"}):
+    values: list[object] = [math.inf, math.nan, 10**5000, deep, {1: 2}, object(), b"x", {"a": "\ud800"}]
+    for value in values:
         assert holds(value) in (True, False)
     assert compile_schema({"pattern": "^(a+)+$"})("a" * 40 + "b") is False
 

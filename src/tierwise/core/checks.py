@@ -76,7 +76,7 @@ def make_check(
     if not 0.0 <= threshold <= 1.0:
         msg = f"check threshold {threshold!r} is outside [0, 1]"
         raise ValueError(msg)
-    subject: CheckSubject = on or getattr(function, "tierwise_on", "text")
+    subject: Any = on or getattr(function, "tierwise_on", "text")
     if subject not in ("text", "value", "logprob"):
         msg = f"check subject {subject!r} is unknown: use 'text', 'value' or 'logprob'"
         raise ValueError(msg)
@@ -85,7 +85,7 @@ def make_check(
 
 
 def _builtin(function: CheckFunction, name: str, on: CheckSubject = "text") -> CheckFunction:
-    function.__name__ = name  # type: ignore[attr-defined]
+    function.__name__ = name
     function.tierwise_on = on  # type: ignore[attr-defined]
     return function
 
@@ -226,7 +226,12 @@ def json_schema(
         holds = compile_schema(schema)
     else:
         holds = schema
-    return _builtin(lambda value: holds(value), "json_schema", "value")
+
+    # A function of its own: a check compiled once may be shared, and a label is set on it.
+    def check(value: object) -> bool:
+        return holds(value)
+
+    return _builtin(check, "json_schema", "value")
 
 
 def max_chars(count: int) -> CheckFunction:

@@ -38,7 +38,7 @@ def _digest(*parts: str | None) -> str:
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=4).hexdigest()
 
 
-def _plain(value: object, depth: int) -> object:
+def _plain(value: object, depth: int) -> object:  # noqa: PLR0911 - one return for each kind of value
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):

@@ -157,7 +157,7 @@ def judge(choices: Sequence[Choice], expectation: Expectation = NO_EXPECTATION, 
     )
 
 
-def _outcome(
+def _outcome(  # noqa: PLR0911 - one return for each outcome, in order
     choice: Choice,
     has_text: bool,
     reading: JsonReading | None,

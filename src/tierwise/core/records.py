@@ -32,7 +32,12 @@ def quick(cls: type[T]) -> type[T]:
     after = [" self.__class__ = _class"]
     if hasattr(cls, "__post_init__"):
         after.append(" self.__post_init__()")
-    lines = [f"def __init__(self, *, {', '.join(parameters)}):", ' _set(self, "__class__", _twin)', *assignments, *after]
+    lines = [
+        f"def __init__(self, *, {', '.join(parameters)}):",
+        ' _set(self, "__class__", _twin)',
+        *assignments,
+        *after,
+    ]
     exec("\n".join(lines), namespace)  # noqa: S102 - field names only, as dataclasses does it
     made = namespace["__init__"]
     made.__qualname__ = f"{cls.__qualname__}.__init__"

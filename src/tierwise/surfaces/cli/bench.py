@@ -50,7 +50,9 @@ class _OrNone(click.ParamType[Any]):
         return self._number.convert(value, param, ctx)
 
 
-@click.command("bench", epilog="Example:  tierwise bench --models gpt-5-mini,gpt-5 --runs 10 --base-url https://api.openai.com/v1")
+@click.command(
+    "bench", epilog="Example:  tierwise bench --models gpt-5-mini,gpt-5 --runs 10 --base-url https://api.openai.com/v1"
+)
 @click.option("--suite", default="developer", show_default=True, metavar="FILE|NAME", help="A YAML file, or developer.")
 @click.option("--models", required=True, metavar="A,B,C", help="Model names, separated by commas.")
 @click.option(
