@@ -82,7 +82,8 @@ def test_many_brackets_are_not_depth() -> None:
 def test_schemas_are_checked() -> None:
     """A compiled schema tells values that hold it from values that do not."""
     holds = compile_schema({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
-    assert [holds(value) for value in ({"a": 1}, {"a": "1"}, {}, [], None)] == [True, False, False, False, False]
+    values: list[object] = [{"a": 1}, {"a": "1"}, {}, [], None]
+    assert [holds(value) for value in values] == [True, False, False, False, False]
 
 
 def test_a_schema_is_compiled_once() -> None:

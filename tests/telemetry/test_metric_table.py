@@ -116,16 +116,18 @@ def test_nothing_is_invented(rig, call, points):
 
 
 def test_counters_carry_the_agreed_attributes(rig, call, points):
-    """Counters carry task to JSON form; the histogram the same without the form."""
+    """Counters carry task to JSON form; the histogram what evidence is keyed by, since each attribute costs there."""
     rig.record(call(json_form="fenced", outcome="json_fenced", arm="canary", rung=1))
     found = points(rig.cumulative)
     shared = {
-        "tierwise.task": "summary", "gen_ai.provider.name": "openai", "tierwise.candidate": "gpt-5-mini",
-        "gen_ai.response.model": "gpt-5-mini-2026", "tierwise.epoch": "e1", "tierwise.arm": "canary",
-        "tierwise.rung": 1, "tierwise.grade": "randomised", "tierwise.outcome": "json_fenced",
+        "tierwise.task": "summary", "tierwise.candidate": "gpt-5-mini", "tierwise.epoch": "e1",
+        "tierwise.arm": "canary", "tierwise.rung": 1, "tierwise.grade": "randomised",
+        "tierwise.outcome": "json_fenced",
     }  # fmt: skip
     assert dict(found["tierwise.call.duration"][0].attributes) == shared
-    assert dict(found["tierwise.calls"][0].attributes) == shared | {"tierwise.json.form": "fenced"}
+    assert dict(found["tierwise.calls"][0].attributes) == shared | {
+        "gen_ai.provider.name": "openai", "gen_ai.response.model": "gpt-5-mini-2026", "tierwise.json.form": "fenced",
+    }  # fmt: skip
 
 
 def test_checks_and_runs_are_summed(rig, call, points):

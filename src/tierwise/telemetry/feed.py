@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tierwise.telemetry.faults import Faults
 
 BATCH: Final = 512
+WRITE_S: Final = 1.0
+"""How long a row waits for others at most, seconds; also what a killed process loses at most."""
 _BACKOFF_S: Final = (0.1, 5.0)
 
 _log = logging.getLogger("tierwise")
@@ -31,7 +33,7 @@ class Feed:
         self._faults = faults
         self._dropped = dropped
         self._rows: deque[Call | Run] = deque()
-        self._retry_at = 0.0
+        self._retry_at = self._write_at = 0.0
         self._backoff_s = _BACKOFF_S[0]
         self._warned = False
 
@@ -43,12 +45,20 @@ class Feed:
         if len(self._rows) >= self._capacity:
             self._dropped(1)
         else:
+            if not self._rows:
+                self._write_at = time.monotonic() + WRITE_S
             self._rows.append(row)
 
     def pump(self, *, now: bool = False) -> bool:
-        """Write what waits; True when nothing does any more. `now` ignores the pause after a failure."""
+        """Write what waits once it is a batch or a second old; True when nothing waits any more.
+
+        `now` waits for neither, nor for the pause after a failure. A transaction costs as much as some thirty rows, so
+        few calls a second are better written together.
+        """
         while self._rows:
-            if not now and time.monotonic() < self._retry_at:
+            if not now and (
+                time.monotonic() < self._retry_at or (len(self._rows) < BATCH and time.monotonic() < self._write_at)
+            ):
                 return False
             batch = list(islice(self._rows, BATCH))
             try:

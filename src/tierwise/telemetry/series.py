@@ -100,11 +100,15 @@ class CallRow:
 
     def __init__(self, key: CallKey) -> None:
         task, provider, candidate, response_model, epoch, arm, rung, grade, outcome, form, member = key
+        # The SDK pays for each attribute at each record, so the histograms carry what evidence needs and no more.
         self.histogram_attributes = _present((
-            (sc.TASK, task), (sc.PROVIDER_NAME, provider), (sc.CANDIDATE, candidate), (sc.RESPONSE_MODEL, response_model),
-            (sc.EPOCH, epoch), (sc.ARM, arm), (sc.RUNG, rung), (sc.GRADE, grade), (sc.OUTCOME, outcome),
+            (sc.TASK, task), (sc.CANDIDATE, candidate), (sc.EPOCH, epoch), (sc.ARM, arm), (sc.RUNG, rung),
+            (sc.GRADE, grade), (sc.OUTCOME, outcome),
         ))  # fmt: skip
-        self.attributes = self.histogram_attributes | _present(((sc.JSON_FORM, form), (sc.RUN_MEMBER, member or None)))
+        self.attributes = self.histogram_attributes | _present((
+            (sc.PROVIDER_NAME, provider), (sc.RESPONSE_MODEL, response_model), (sc.JSON_FORM, form),
+            (sc.RUN_MEMBER, member or None),
+        ))  # fmt: skip
         self.calls = 0
         self.priced = 0
         self.cost = 0.0
@@ -121,7 +125,7 @@ class CheckRow:
 
     def __init__(self, key: tuple[CallKey, str]) -> None:
         row = CallRow(key[0])
-        self.attributes = row.histogram_attributes | {sc.CHECK_NAME: key[1]}
+        self.attributes = row.attributes | {sc.CHECK_NAME: key[1]}
         del self.attributes[sc.OUTCOME]
         self.count = 0
         self.score = 0.0

@@ -104,11 +104,12 @@ def call_attributes(call: Call) -> Attributes:
     answer = call.answer
     attributes: Attributes = {
         sc.OUTCOME: call.outcome,
-        sc.RETRIES: call.retries,
-        sc.ARM: call.arm,
-        sc.RUNG: call.rung,
         sc.EPOCH: call.epoch,
     }
+    if call.arm != "pinned":
+        attributes[sc.ARM] = call.arm
+    if call.rung or call.context.run_id is not None:
+        attributes[sc.RUNG] = call.rung
     if answer.id is not None:
         attributes[sc.RESPONSE_ID] = text(answer.id)
     if answer.model is not None:
@@ -138,6 +139,7 @@ def call_attributes(call: Call) -> Attributes:
 
 def _set_rest(attributes: Attributes, call: Call) -> None:
     if call.retries:
+        attributes[sc.RETRIES] = call.retries
         attributes[sc.RETRY_BACKOFF] = float(call.backoff_s)
     if call.advice is not None:
         attributes[sc.ADVICE] = text(call.advice)
@@ -152,19 +154,20 @@ def _set_rest(attributes: Attributes, call: Call) -> None:
 
 
 def _set_tokens(attributes: Attributes, usage: Usage) -> None:
+    """Counts as reported; a zero among the details says nothing, and every attribute costs."""
     if usage.input_tokens is not None:
         _count(attributes, sc.USAGE_INPUT_TOKENS, usage.input_tokens)
     if usage.output_tokens is not None:
         _count(attributes, sc.USAGE_OUTPUT_TOKENS, usage.output_tokens)
-    if usage.cache_read_tokens is not None:
+    if usage.cache_read_tokens:
         _count(attributes, sc.USAGE_CACHE_READ_INPUT_TOKENS, usage.cache_read_tokens)
-    if usage.cache_write_tokens is not None:
+    if usage.cache_write_tokens:
         _count(attributes, sc.USAGE_CACHE_WRITE_INPUT_TOKENS, usage.cache_write_tokens)
-    if usage.reasoning_tokens is not None:
+    if usage.reasoning_tokens:
         _count(attributes, sc.USAGE_REASONING_OUTPUT_TOKENS, usage.reasoning_tokens)
-    if usage.input_audio_tokens is not None:
+    if usage.input_audio_tokens:
         _count(attributes, sc.USAGE_AUDIO_INPUT_TOKENS, usage.input_audio_tokens)
-    if usage.output_audio_tokens is not None:
+    if usage.output_audio_tokens:
         _count(attributes, sc.USAGE_AUDIO_OUTPUT_TOKENS, usage.output_audio_tokens)
 
 

@@ -21,6 +21,7 @@ from tierwise.instrument.dialects.values import (
     usage_of,
 )
 
+_PLAIN: Final = frozenset({"content", "role"})
 _JSON_FORMATS: Final = ("json_schema", "json_object")
 _PARAMETERS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "temperature": ("temperature", number),
@@ -149,10 +150,11 @@ class _ChoiceState:
 class ChatStream:
     """Reads a stream of chat completion chunks (also used for legacy completions)."""
 
-    __slots__ = ("_choices", "_fingerprint", "_first", "_id", "_model", "_tier", "_usage", "error_type")
+    __slots__ = ("_choices", "_fingerprint", "_first", "_id", "_model", "_texts", "_tier", "_usage", "error_type")
 
     def __init__(self) -> None:
         self._choices: dict[Any, _ChoiceState] = {0: _ChoiceState()}
+        self._texts = self._choices[0].texts
         self._first = True
         self._id: str | None = None
         self._model: str | None = None
@@ -163,6 +165,23 @@ class ChatStream:
 
     def see(self, chunk: Any) -> bool:
         """Take note of a chunk; true when it holds usage and no choices."""
+        # Nearly every chunk is one piece of text in one choice: looked at with a few look-ups.
+        try:
+            found = chunk.__dict__
+            choices = found["choices"]
+            if found["usage"] is None and not self._first and len(choices) == 1:
+                one = choices[0].__dict__
+                delta = one["delta"]
+                if one["finish_reason"] is None and one["index"] == 0 and delta.__pydantic_fields_set__ <= _PLAIN:
+                    content = delta.__dict__["content"]
+                    if content.__class__ is str and not delta.__pydantic_extra__:
+                        self._texts.append(content)
+                        return False
+        except (AttributeError, KeyError, TypeError):
+            pass
+        return self._see(chunk)
+
+    def _see(self, chunk: Any) -> bool:
         found = fields(chunk)
         choices = found.get("choices")
         usage = found.get("usage")
