@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Final
 
 from tierwise.core.call import Arm, Call, Grade, Run
+from tierwise.core.records import quick
 
 LATENCY_EDGES_S: Final[tuple[float, ...]] = (
     0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0,
@@ -21,6 +22,7 @@ UNCOUNTED: Final = ("cancelled", "rejected")
 """Outcomes that say nothing about the model: outside n and outside every sum but the outcome counts."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Key:
     """Where a row of evidence belongs. `bucket` is the bucket's start in Unix seconds; `round` is -1 for an hour of
