@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 import httpx2
 import openai
 
@@ -85,7 +85,7 @@ class Canned:
     async def _aevents(self, reply: Reply, request: httpx2.Request) -> AsyncIterator[bytes]:
         for block in reply.blocks():
             self.blocks_sent += 1
-            await asyncio.sleep(0)
+            await anyio.sleep(0)
             yield block
         if reply.drop:
             raise httpx2.ReadError("connection reset", request=request)
