@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,11 @@ def test_success_is_written_with_its_wider_side() -> None:
     assert success_words(candidate(SONNET, success_rate_interval=Interval(low=0.91, high=1.0))) == "1.00 ± 0.09 (n=40)"
     assert success_words(candidate(SONNET, n=0, successes=0)) == "–"
     assert success_words(None) == "–"
+
+
+def test_calls_of_this_hour_are_shown_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was recorded a moment ago is in the numbers, though the verdict waits for the hour to end."""
+    monkeypatch.chdir(tmp_path)
+    store = store_with(tmp_path / "t.db", [call(task="fresh", started_at_ns=time.time_ns()) for _ in range(3)])
+    (task,) = json.loads(tierwise("status", "--store", str(store), "--json").stdout)["tasks"]
+    assert (task["task"], task["n"], task["success_rate"]) == ("fresh", 3, 1.0)

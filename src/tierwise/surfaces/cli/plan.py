@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.text import Text
 
+from tierwise.core.evidence import HOUR_S
 from tierwise.surfaces.cli.common import (
     NOTHING,
     cell,
@@ -41,8 +42,12 @@ if TYPE_CHECKING:
 STYLES = {"PROMOTE": "green", "TRIAL": "cyan", "KEEP": "", "HOLD": "red", "INSUFFICIENT": "yellow", "ROLLBACK": "red"}
 
 
-def make_plan(settings: Settings, *, since: int | None, tasks: Sequence[str] | None) -> tuple[Plan, Policy | None]:
+def make_plan(
+    settings: Settings, *, since: int | None, tasks: Sequence[str] | None, open_hour: bool = False
+) -> tuple[Plan, Policy | None]:
     """Read policy, route file and store, and decide.
+
+    `open_hour` counts the hour that has not ended yet, as if it had: for showing what is there, not for changing a route.
 
     Raises:
         TierwiseError: a file is broken, nothing is recorded, or a task is unknown.
@@ -57,7 +62,8 @@ def make_plan(settings: Settings, *, since: int | None, tasks: Sequence[str] | N
         rows = store.evidence(None if since is None else now - since, None)
     if not rows:
         raise nothing_recorded(settings)
-    return plan(rows, policy, table, now, tasks=tasks or None), policy
+    at = (now // HOUR_S + 1) * HOUR_S if open_hour else now
+    return plan(rows, policy, table, at, tasks=tasks or None), policy
 
 
 def findings(recommendations: Iterable[Recommendation]) -> list[str]:

@@ -38,17 +38,20 @@ if TYPE_CHECKING:
 def command(since: int | None, as_json: bool, config: str | None, store: str | None) -> None:
     """Show every task's route, runs, cost, latency, success and verdict.
 
-    The numbers are those of the task's current model. Success is `0.83 ± 0.03 (n=100)`: the interval holds however
+    The numbers are those of the task's current model, the hour that is still open included; the verdict counts hours
+    that have ended. Success is `0.83 ± 0.03 (n=100)`: the interval holds however
     often you look. Without recorded calls: a message and exit code 2.
     """
     settings = read_settings(config, store)
     made, _ = make_plan(settings, since=since, tasks=None)
+    seen, _ = make_plan(settings, since=since, tasks=None, open_hour=True)
+    reports = {item.task: report_of(item, item.current) for item in seen.recommendations}
     if as_json:
         emit_json(
             {
                 "at": made.at,
                 "store": settings.store_path,
-                "tasks": [_line(item) for item in made.recommendations],
+                "tasks": [_line(item, reports.get(item.task)) for item in made.recommendations],
                 "coverage": made.coverage.to_json(),
                 "notes": list(made.notes),
             }
@@ -57,10 +60,10 @@ def command(since: int | None, as_json: bool, config: str | None, store: str | N
     numbers = ("n", "$/1k calls", "p95", "Success")
     table = make_table("Task", "Route", *numbers, "Verdict", right=numbers[:-1])
     for item in made.recommendations:
-        report = report_of(item, item.current)
+        report = reports.get(item.task)
         table.add_row(
             cell(item.task),
-            cell(item.current or NOTHING),
+            cell((report.candidate if report else item.current) or NOTHING),
             cell(count(report.n) if report else NOTHING),
             cell(money(_per_1000(report))),
             cell(seconds(report.latency_p95_s if report else None)),
@@ -77,12 +80,11 @@ def command(since: int | None, as_json: bool, config: str | None, store: str | N
         err().print(f"note: {clean(note)}", style="yellow", soft_wrap=True)
 
 
-def _line(item: Recommendation) -> dict[str, object]:
-    report = report_of(item, item.current)
+def _line(item: Recommendation, report: CandidateReport | None) -> dict[str, object]:
     bounds = report.success_rate_interval if report else None
     return {
         "task": item.task,
-        "route": item.current,
+        "route": report.candidate if report else item.current,
         "fallbacks": list(item.fallbacks),
         "n": report.n if report else 0,
         "cost_per_1000_calls_usd": _per_1000(report),
