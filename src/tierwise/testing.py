@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tierwise.core.call import Call, Content, Request, Run, TaskContext
 from tierwise.core.cost import Rates
 from tierwise.core.policy import Policy
+from tierwise.core.ports import PriceLater
 
 
 @dataclass(slots=True)
@@ -60,7 +61,7 @@ class MemoryRecorder:
         span: Any,
         call: Call,
         *,
-        price_later: Callable[[Call], Call] | None = None,
+        price_later: PriceLater | None = None,
         content: Content | None = None,
     ) -> None:
         """Keep a finished call, priced, and its content when that was asked for."""

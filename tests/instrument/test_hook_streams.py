@@ -176,12 +176,23 @@ def test_error_event_in_mid_stream_is_an_error() -> None:
     assert recorder.calls[0].outcome == "error"
 
 
-def test_stream_cut_without_finish_reason_is_recorded_as_it_came() -> None:
-    """A stream that ends without finish reason or usage has neither in the record."""
+def test_stream_cut_without_finish_reason_is_truncated() -> None:
+    """A stream that ends without finish reason and usage was cut on its way: truncated, and the advice says so."""
     client, _ = sync_client(stream("a", finish_reason=None, usage=False))
     recorder = instrument_in_memory(client)
     list(client.chat.completions.create(**ASK, stream=True))
-    assert (recorder.calls[0].usage, recorder.calls[0].answer.finish_reasons) == (None, ())
+    (call,) = recorder.calls
+    assert (call.outcome, call.usage, call.answer.finish_reasons) == ("truncated", None, ())
+    assert call.advice is not None
+    assert "without a finish reason" in call.advice
+
+
+def test_a_stream_with_usage_but_no_finish_reason_is_whole() -> None:
+    """Usage comes last: a server that sends it and no finish reason has said all it had to say."""
+    client, _ = sync_client(stream("a", finish_reason=None))
+    recorder = instrument_in_memory(client)
+    list(client.chat.completions.create(**ASK, stream=True))
+    assert recorder.calls[0].outcome == "success"
 
 
 def test_cumulative_usage_takes_the_last() -> None:

@@ -43,7 +43,7 @@ def test_calls_and_streams_under_trio_keep_their_task() -> None:
 
 
 def test_retry_and_cancellation_under_trio() -> None:
-    """A retry is counted; a cancelled scope leaves one cancelled call."""
+    """A retry is counted; a scope cancelled before the retry leaves one cancelled call without one."""
     client, _ = async_client(Reply(status=500, body={}, headers={"retry-after-ms": "1"}), chat(), max_retries=1)
     hanging, _ = async_client(Reply(status=500, body={}, headers={"retry-after": "60"}), max_retries=3)
     recorder = instrument_in_memory(client)
@@ -57,4 +57,4 @@ def test_retry_and_cancellation_under_trio() -> None:
             await hanging.with_options(max_retries=0).chat.completions.create(**ASK)
 
     trio.run(go)
-    assert [(call.outcome, call.retries) for call in recorder.calls] == [("success", 1), ("cancelled", 1), ("error", 0)]
+    assert [(call.outcome, call.retries) for call in recorder.calls] == [("success", 1), ("cancelled", 0), ("error", 0)]

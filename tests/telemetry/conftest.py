@@ -87,6 +87,17 @@ def make_call(**changes: Any) -> Call:
     return replace(call, **changes)
 
 
+class Later:
+    """Prices a call with a function, as the hook's own object does."""
+
+    def __init__(self, price: Callable[[Call], Call]) -> None:
+        self.price = price
+        self.skip: Callable[[Call], None] = lambda call: None
+
+    def __call__(self, call: Call) -> Call:
+        return self.price(call)
+
+
 class Rig:
     """Telemetry on in-memory exporters; `open` may be called once, with `open_telemetry`'s options."""
 
@@ -114,12 +125,26 @@ class Rig:
         return self.telemetry
 
     def record(self, call: Call | None = None, **options: Any) -> Call:
-        """Start and finish one call as the hook does."""
+        """Start and finish one call as the hook does; `price_later` may be a plain function."""
+        price = options.get("price_later")
+        if price is not None and not hasattr(price, "skip"):
+            options["price_later"] = Later(price)
         call = make_call() if call is None else call
         recorder = (self.telemetry or self.open()).recorder
         span = recorder.start(call.request, call.context, call.started_at_ns)
         recorder.finish(span, call, **options)
         return call
+
+    def end_run(self, call: Call) -> None:
+        """Finish a run of one call."""
+        assert self.telemetry is not None
+        self.telemetry.recorder.finish_run(
+            Run(
+                run_id="r", task=call.task, candidate=call.candidate, epoch=call.epoch, arm=call.arm, grade=call.grade,
+                started_at_ns=call.started_at_ns, duration_s=call.duration_s, calls=1, success=True,
+                outcome=call.outcome, cost_usd=None, provider=call.request.provider,
+            )
+        )  # fmt: skip
 
     def span(self, call: Call, **options: Any) -> Any:
         """Record a call and return its finished span."""

@@ -84,6 +84,30 @@ def test_a_full_queue_does_not_wait_for_prices(rig, call, points):
     assert len(rig.spans.get_finished_spans()) == 1
 
 
+def test_a_full_queue_tells_the_run_that_no_price_comes(rig, call):
+    """The run of a call that nobody prices is told, so that it ends; what it queues then does not deadlock."""
+    telemetry = rig.open(capacity=0)
+
+    class GivenUp:
+        skip = staticmethod(rig.end_run)
+
+    rig.record(call(cost=None), price_later=GivenUp())
+    assert telemetry.metrics.internal("dropped") == {"store": 2, "price": 1}
+
+
+def test_a_run_ended_by_pricing_is_in_the_same_flush(rig, call):
+    """Pricing the last call of a run ends the run: one flush stores both."""
+    telemetry = rig.open()
+
+    def price(unpriced):
+        rig.end_run(unpriced)
+        return unpriced
+
+    rig.record(call(cost=None), price_later=price)
+    assert telemetry.worker.flush(5.0)
+    assert [type(row).__name__ for row in rig.sink.rows] == ["Call", "Run"]
+
+
 def test_a_collection_waits_for_prices(rig, call, points):
     """A collection contains the cost of a call whose price is still being looked up."""
     rig.record(call(cost=None), price_later=lambda unpriced: call(started_at_ns=unpriced.started_at_ns))

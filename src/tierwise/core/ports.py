@@ -59,6 +59,18 @@ class Span(Protocol):
     def is_recording(self) -> bool: ...
 
 
+class PriceLater(Protocol):
+    """What prices a call that ended while the catalogue was still loading; exactly one of the two is called, once."""
+
+    def __call__(self, call: Call) -> Call:
+        """The priced call; may wait for the catalogue and may raise."""
+        ...
+
+    def skip(self, call: Call) -> None:
+        """Nobody will price this call (the queue is full): it stays as it is."""
+        ...
+
+
 class Recorder(Protocol):
     """Turns a call into telemetry: `start` before the request, `finish` exactly once after it."""
 
@@ -88,7 +100,7 @@ class Recorder(Protocol):
         span: Span,
         call: Call,
         *,
-        price_later: Callable[[Call], Call] | None = None,
+        price_later: PriceLater | None = None,
         content: Content | None = None,
     ) -> None:
         """Set the remaining attributes, end the span and queue the call for metrics and store.

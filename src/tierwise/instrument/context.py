@@ -112,13 +112,15 @@ class RunState:
 
 
 class Scope:
-    """One entered `task()`: its context, and its run when it has a `run_id`."""
+    """One entered `task()`: its context, its run when it has a `run_id`, who entered it, and what was around it."""
 
-    __slots__ = ("context", "run")
+    __slots__ = ("context", "outer", "owner", "run")
 
-    def __init__(self, context: TaskContext) -> None:
+    def __init__(self, context: TaskContext, *, owner: object = None, outer: Scope | None = None) -> None:
         self.context = context
         self.run = RunState() if context.run_id is not None else None
+        self.owner = owner
+        self.outer = outer
 
 
 _scope: ContextVar[Scope | None] = ContextVar("tierwise_task", default=None)
@@ -157,18 +159,27 @@ class Task:
 
     def __init__(self, context: TaskContext) -> None:
         self._context = context
-        self._entered: list[tuple[Scope, Token[Scope | None]]] = []
+        # Only for a block that ends in another context than it began in; one object may be entered by many at once.
+        self._entered: list[Scope] = []
 
     def __enter__(self) -> TaskContext:
-        scope = Scope(self._context)
-        self._entered.append((scope, _scope.set(scope)))
+        scope = Scope(self._context, owner=self, outer=_scope.get())
+        self._entered.append(scope)
+        _scope.set(scope)
         return self._context
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        scope, token = self._entered.pop()
-        _reset(_scope, token)
+        innermost = _scope.get()
+        scope = innermost
+        while scope is not None and not (scope.owner is self and scope in self._entered):
+            scope = scope.outer
+        if scope is None:  # a generator moved between contexts: nothing of ours is set in this one
+            scope = self._entered[-1]
+        elif scope is innermost:
+            _scope.set(scope.outer)
+        self._entered.remove(scope)
         if scope.run is not None:
             scope.run.close()
 

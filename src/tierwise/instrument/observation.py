@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tierwise.core.call import Answer, Call, Request, TaskContext, Try
 from tierwise.core.cost import Cost, Rates, cost_of, provider_cost
-from tierwise.core.outcome import Expectation, Judgement, judge, outcome_of_error
+from tierwise.core.outcome import Choice, Expectation, Judgement, judge, outcome_of_error
 from tierwise.core.ports import SchemaCheck
 from tierwise.instrument.content import content_of
 from tierwise.instrument.context import RunState, current_scope, effective_context
-from tierwise.instrument.dialects.base import Dialect, Reading
+from tierwise.instrument.dialects.base import Dialect, Reading, StreamReader
 
 if TYPE_CHECKING:
     from tierwise.instrument.hook import Hook
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 RAW_RESPONSE_HEADER: Final = "X-Stainless-Raw-Response"
 _COST_HEADER: Final = "x-litellm-response-cost"
 _NOTHING: Final = Reading(answer=Answer(), usage=None, choices=())
+_UNREAD: Final = Reading(answer=Answer(), usage=None, choices=(Choice(has_other_output=True),))
+_CUT: Final = "the stream ended without a finish reason: the connection, or a gateway on the way, cut it"
 
 current: ContextVar[Observation | None] = ContextVar("tierwise_observation", default=None)
 """The call whose request is being sent on this thread or task; set only while `request` runs."""
@@ -33,6 +35,7 @@ class Observation:
 
     __slots__ = (
         "_once",
+        "_recorded",
         "backoff_s",
         "body",
         "chunks",
@@ -76,6 +79,7 @@ class Observation:
         self.run: RunState | None = scope.run if scope is not None else None
         self.rung = 0
         self._once = [True]
+        self._recorded = False
         self.http_response: Any = None
         """Only until `request` returns: a lasting reference would make a cycle with a watched response."""
         self.cost_header: Any = None
@@ -154,59 +158,109 @@ class Observation:
         """A new HTTP request of this call is being built."""
         self.try_t0 = time.perf_counter()
 
-    def try_failed(self, response: Any, ended_at_ns: int, backoff_s: float) -> None:
-        """A try failed and the client has slept before the next one."""
-        error = sys.exc_info()[1]
-        status = getattr(response, "status_code", None)
-        name = None if status is not None or error is None else type(error).__name__
-        self.tries.append(
-            Try(number=self.retries, status=status, error_type=name, backoff_s=backoff_s, ended_at_ns=ended_at_ns)
-        )
-        self.retries += 1
-        self.backoff_s += backoff_s
+    def try_failed(self, response: Any, ended_at_ns: int, backoff_s: float, *, again: bool) -> None:
+        """A try failed and the client has slept; `again` says that it goes on to the next one. Never raises."""
+        try:
+            error = sys.exc_info()[1]
+            status = getattr(response, "status_code", None)
+            name = None if status is not None or error is None else type(error).__name__
+            self.tries.append(
+                Try(number=self.retries, status=status, error_type=name, backoff_s=backoff_s, ended_at_ns=ended_at_ns)
+            )
+            self.backoff_s += backoff_s
+            if again:
+                self.retries += 1
+        except Exception as fault:  # noqa: BLE001
+            self.hook.recorder.internal_error("try_failed", fault)
 
-    # -- ends ------------------------------------------------------------------------------------------------------
+    # -- ends: none of these raises, and the first of them ends the call ---------------------------------------------
 
     def failed(self, error: BaseException) -> None:
-        """The request, or the reading of its stream, raised. Never raises itself."""
-        try:
-            if not self._claim():
-                return
-            reading = _NOTHING
-            if self.parsed is not None:
-                reading = self.dialect.response(self.parsed)
-            self._finish(reading, error)
-        except Exception as fault:  # noqa: BLE001
-            self.hook.recorder.internal_error("failed", fault)
+        """The request, or what the client does with a response, raised."""
+        self._end("failed", self._parsed, error)
 
-    def stream_failed(self, reading: Reading, error: BaseException) -> None:
+    def stream_failed(self, reader: StreamReader, error: BaseException) -> None:
         """A stream broke while it was read; what it had said so far is kept."""
-        try:
-            if self._claim():
-                self._finish(reading, error, streamed=True)
-        except Exception as fault:  # noqa: BLE001
-            self.hook.recorder.internal_error("stream_failed", fault)
+        self._end("stream_failed", reader.reading, error, streamed=True)
 
     def answered(self, value: Any) -> None:
-        """The whole response is there. Never raises."""
-        try:
-            if not self._claim():
-                return
-            value = value if self.parsed is None else self.parsed
-            reading = self.dialect.response(value)
-            if isinstance(value, (str, bytes)):
-                reading = replace(reading, error_type="not_json")
-            self._finish(reading, None)
-        except Exception as fault:  # noqa: BLE001
-            self.hook.recorder.internal_error("answered", fault)
+        """The whole response is there: a client model, decoded JSON, or text and bytes that are none."""
+        self._end("answered", lambda: self._read(value if self.parsed is None else self.parsed))
 
-    def stream_ended(self, reading: Reading, *, complete: bool) -> None:
-        """A stream ended: exhausted, or left early by the application. Never raises."""
+    def answered_unread(self, fault: Exception) -> None:
+        """The whole response went to the application, but tierwise could not look at it."""
+        self._end("raw", lambda: _UNREAD)
+        self.hook.recorder.internal_error("raw", fault)
+
+    def stream_ended(self, reader: StreamReader, *, exhausted: bool) -> None:
+        """A stream ended: exhausted, or left early by the application."""
+
+        def reading() -> Reading:
+            found = reader.reading()
+            if reader.finished or not exhausted:
+                return found
+            return replace(found, cut=found.usage is None)
+
+        self._end("stream_ended", reading, abandoned=lambda: not (exhausted or reader.finished))
+
+    def _parsed(self) -> Reading:
+        return _NOTHING if self.parsed is None else self.dialect.response(self.parsed)
+
+    def _read(self, value: Any) -> Reading:
+        reading = self.dialect.response(value)
+        return replace(reading, error_type="not_json") if isinstance(value, (str, bytes)) else reading
+
+    def _end(
+        self,
+        where: str,
+        read: Callable[[], Reading],
+        error: BaseException | None = None,
+        *,
+        streamed: bool = False,
+        abandoned: Callable[[], bool] | None = None,
+    ) -> None:
+        if not self._claim():
+            return
         try:
-            if self._claim():
-                self._finish(reading, None, abandoned=not complete)
+            left = abandoned is not None and abandoned()
+            self._finish(read(), error, streamed=streamed, abandoned=left)
         except Exception as fault:  # noqa: BLE001
-            self.hook.recorder.internal_error("stream_ended", fault)
+            self._finish_plainly(error)
+            self.hook.recorder.internal_error(where, fault)
+
+    def _finish_plainly(self, error: BaseException | None) -> None:
+        """After a fault of ours: the call with what is certain, so that it is neither lost nor left open."""
+        if self._recorded:
+            return
+        self._recorded = True
+        request = self.request
+        try:
+            epoch = self.hook.epoch(request.model, None, None, self.context.prompt_version)
+        except Exception:  # noqa: BLE001 - the fault that brought us here is the one that is told
+            epoch = ""
+        outcome = (
+            "success"
+            if error is None
+            else outcome_of_error(getattr(error, "status_code", None), not isinstance(error, Exception))
+        )
+        call = Call(
+            request=request,
+            context=self.context,
+            answer=Answer(),
+            outcome=outcome,
+            candidate=request.model,
+            epoch=epoch,
+            started_at_ns=self.started_at_ns,
+            duration_s=time.perf_counter() - self.t0,
+            error_type=None if error is None or outcome == "cancelled" else type(error).__name__,
+            retries=self.retries,
+            rung=self.rung,
+        )
+        try:
+            self.hook.recorder.finish(self.span, call)
+        finally:
+            if self.run is not None:
+                self.run.done(call)
 
     def _claim(self) -> bool:
         try:
@@ -261,13 +315,17 @@ class Observation:
             trace_id=trace_id,
             span_id=span_id,
         )
-        for fault in judgement.faults:
-            hook.recorder.internal_error("check", fault)
         pending = not hook.wiring.prices.ready and (usage is not None and cost is None)
         content = content_of(self.body, reading.choices) if hook.recorder.captures_content else None
-        hook.recorder.finish(self.span, call, price_later=self._price_later if pending else None, content=content)
-        if self.run is not None:
-            self.run.done(call)
+        price_later = LatePrice(self) if pending else None
+        self._recorded = True
+        try:
+            hook.recorder.finish(self.span, call, price_later=price_later, content=content)
+        finally:
+            if self.run is not None and price_later is None:
+                self.run.done(call)
+        for fault in judgement.faults:
+            hook.recorder.internal_error("check", fault)
 
     def _judge(self, reading: Reading, error: BaseException | None, *, streamed: bool, abandoned: bool) -> Judgement:
         if error is not None and (streamed or self.parsed is None):
@@ -275,11 +333,12 @@ class Observation:
             return Judgement(outcome=outcome)
         if abandoned:
             return Judgement(outcome="cancelled")
-        if reading.error_type is not None:
-            return Judgement(outcome="error")
-        if not self.dialect.expects_answer:
-            return Judgement(outcome="success" if error is None else "error")
+        refused = reading.error_type is not None
+        if refused or not self.dialect.expects_answer:
+            return Judgement(outcome="error" if refused or error is not None else "success")
         judged = judge(reading.choices, self._expectation(reading), parse_json=self.hook.wiring.parse_json)
+        if reading.cut and judged.outcome == "success":
+            return replace(judged, outcome="truncated", advice=_CUT)
         if error is not None and judged.outcome == "success":  # the client's own parser refused what we let pass
             return replace(judged, outcome="json_mismatch" if self.request.expects_json else "error")
         return judged
@@ -336,7 +395,7 @@ class Observation:
             service_tier=answer.service_tier or request.service_tier,
         )
 
-    def _price_later(self, call: Call) -> Call:
+    def priced(self, call: Call) -> Call:
         """Price a call that ended before the catalogue was there; runs on the worker."""
         wiring = self.hook.wiring
         if wiring.wait_for_prices is not None:
@@ -344,3 +403,26 @@ class Observation:
         rates = self._rates(call.answer)
         epoch = self.hook.epoch(call.candidate, call.answer.model, rates, call.context.prompt_version)
         return replace(call, cost=cost_of(call.usage, rates) if call.usage is not None else None, epoch=epoch)
+
+
+class LatePrice:
+    """Prices a call on the worker and only then counts it into its run, whose cost and epoch depend on it."""
+
+    __slots__ = ("_observation",)
+
+    def __init__(self, observation: Observation) -> None:
+        self._observation = observation
+
+    def __call__(self, call: Call) -> Call:
+        """The priced call; its run has it, whether pricing worked or not."""
+        priced = call
+        try:
+            priced = self._observation.priced(call)
+        finally:
+            self.skip(priced)
+        return priced
+
+    def skip(self, call: Call) -> None:
+        """Nobody will price this call: count it into its run as it is."""
+        if self._observation.run is not None:
+            self._observation.run.done(call)

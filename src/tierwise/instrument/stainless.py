@@ -184,10 +184,12 @@ def _sync_sleep(bare: Any) -> Any:
         if observation is None:
             return bare(self, *args, **kwargs)  # type: ignore[no-any-return]
         ended_at_ns, t0 = time.time_ns(), time.perf_counter()
+        slept = False
         try:
             bare(self, *args, **kwargs)
+            slept = True
         finally:
-            observation.try_failed(_response_of(args, kwargs), ended_at_ns, time.perf_counter() - t0)
+            observation.try_failed(_response_of(args, kwargs), ended_at_ns, time.perf_counter() - t0, again=slept)
         return None
 
     return sleep_for_retry
@@ -200,10 +202,12 @@ def _async_sleep(bare: Any) -> Any:
             await bare(self, *args, **kwargs)
             return
         ended_at_ns, t0 = time.time_ns(), time.perf_counter()
+        slept = False
         try:
             await bare(self, *args, **kwargs)
+            slept = True
         finally:
-            observation.try_failed(_response_of(args, kwargs), ended_at_ns, time.perf_counter() - t0)
+            observation.try_failed(_response_of(args, kwargs), ended_at_ns, time.perf_counter() - t0, again=slept)
 
     return sleep_for_retry
 

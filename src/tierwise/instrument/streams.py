@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import functools
-import json
 import types
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from time import perf_counter
 from typing import Any, Final
 
 from tierwise.instrument.dialects.base import StreamReader
 from tierwise.instrument.observation import Observation, current
+from tierwise.instrument.rawbody import MAX_BODY, RawBody, RawEvents, decoder
 
 _ATTRIBUTE: Final = "_tierwise_watch"
-_MAX_KEPT: Final = 8 << 20
 _classes: dict[Any, Any] = {}
 
 
 class Watch:
-    """What is kept about one stream while it is read."""
+    """What is kept about one stream, or one body that the application reads as bytes, while it is read."""
 
-    __slots__ = ("_kept", "_size", "observation", "parsed", "reader", "running", "sse")
+    __slots__ = ("observation", "parsed", "raw", "reader", "running")
 
     def __init__(self, observation: Observation, *, sse: bool) -> None:
         self.observation = observation
@@ -29,77 +28,53 @@ class Watch:
         self.running = False
         """The client is inside its own reading of the response: a close seen now is its own, not the application's."""
         self.parsed = False
-        """A Stream object reads the response; raw bytes need not be kept."""
-        self.sse = sse
-        self._kept: list[bytes] = []
-        self._size = 0
+        """A Stream object reads the response; raw bytes need not be looked at."""
+        self.raw: RawEvents | RawBody = RawEvents(self._see) if sse else RawBody()
+
+    def _see(self, event: Any) -> None:
+        try:
+            self.reader.see(event)
+        except Exception as fault:  # noqa: BLE001
+            self.observation.hook.recorder.internal_error("chunk", fault)
 
     def keep(self, chunk: Any) -> None:
-        """Keep raw bytes for the end, up to a bound."""
-        if isinstance(chunk, bytes) and self._size < _MAX_KEPT:
-            self._kept.append(chunk)
-            self._size += len(chunk)
+        """Look at bytes of the body on their way to the application."""
+        try:
+            self.raw.feed(chunk)
+        except Exception as fault:  # noqa: BLE001
+            self.observation.hook.recorder.internal_error("raw", fault)
 
     def left(self) -> None:
         """The application stopped reading: the call is cancelled unless the answer was complete."""
         observation = self.observation
         if observation.ended or self.running:
             return
-        try:
-            self._raw_to_reader()
-            complete = self.reader.finished
-            reading = self.reader.reading()
-        except Exception as fault:  # noqa: BLE001
-            observation.hook.recorder.internal_error("stream", fault)
-            return
-        observation.stream_ended(reading, complete=complete)
+        if not self.parsed and isinstance(self.raw, RawBody) and self.raw.whole:
+            observation.answered(self.raw.value())
+        else:
+            observation.stream_ended(self.reader, exhausted=False)
 
     def exhausted(self) -> None:
-        """The stream was read to its end."""
+        """The body was read to its end."""
         observation = self.observation
         if observation.ended:
             return
-        if not self.sse:
-            self._answer_raw()
-            return
-        try:
-            self._raw_to_reader()
-            reading = self.reader.reading()
-        except Exception as fault:  # noqa: BLE001
-            observation.hook.recorder.internal_error("stream", fault)
-            return
-        observation.stream_ended(reading, complete=True)
+        if not self.parsed and isinstance(self.raw, RawEvents):
+            self.raw.end()
+        if self.parsed or isinstance(self.raw, RawEvents):
+            observation.stream_ended(self.reader, exhausted=True)
+        elif self.raw.too_large:
+            observation.answered_unread(ValueError(f"a body of more than {MAX_BODY >> 20} MiB was not read"))
+        else:
+            observation.answered(self.raw.value())
+
+    def unreadable(self, encoding: str) -> None:
+        """The body was read to its end as bytes in an encoding that is not known here."""
+        self.observation.answered_unread(ValueError(f"a body with content-encoding {encoding} was not read"))
 
     def broke(self, error: BaseException) -> None:
         """Reading raised."""
-        try:
-            reading = self.reader.reading()
-        except Exception as fault:  # noqa: BLE001
-            self.observation.hook.recorder.internal_error("stream", fault)
-            return
-        self.observation.stream_failed(reading, error)
-
-    def _answer_raw(self) -> None:
-        body = b"".join(self._kept)
-        try:
-            value: Any = json.loads(body)
-        except (ValueError, RecursionError):
-            value = body
-        self.observation.answered(value)
-
-    def _raw_to_reader(self) -> None:
-        """Read the events of a stream that the application took as raw bytes."""
-        if self.parsed or not self._kept:
-            return
-        for block in b"".join(self._kept).replace(b"\r\n", b"\n").split(b"\n\n"):
-            data = b"\n".join(line[5:].strip() for line in block.split(b"\n") if line.startswith(b"data:"))
-            if not data or data.startswith(b"[DONE]"):
-                continue
-            try:
-                self.reader.see(json.loads(data))
-            except (ValueError, RecursionError):
-                continue
-        self._kept = []
+        self.observation.stream_failed(self.reader, error)
 
 
 def watch_response(response: Any, observation: Observation, *, sse: bool) -> Watch:
@@ -140,8 +115,16 @@ def _watched_class(original: type) -> type:
     def aiter_bytes(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
         return _atee(original.aiter_bytes(self, *args, **kwargs), self.__dict__[_ATTRIBUTE])  # type: ignore[attr-defined]
 
+    def iter_raw(self: Any, *args: Any, **kwargs: Any) -> Iterator[bytes]:
+        watch = self.__dict__[_ATTRIBUTE]
+        return _tee(original.iter_raw(self, *args, **kwargs), watch, self.headers)  # type: ignore[attr-defined]
+
+    def aiter_raw(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
+        watch = self.__dict__[_ATTRIBUTE]
+        return _atee(original.aiter_raw(self, *args, **kwargs), watch, self.headers)  # type: ignore[attr-defined]
+
     namespace: dict[str, Any] = {"__module__": original.__module__, "__qualname__": original.__qualname__}
-    for override in (close, aclose, iter_bytes, aiter_bytes):
+    for override in (close, aclose, iter_bytes, aiter_bytes, iter_raw, aiter_raw):
         bare = getattr(original, override.__name__, None)
         if bare is not None:
             namespace[override.__name__] = functools.wraps(bare)(override)
@@ -149,17 +132,17 @@ def _watched_class(original: type) -> type:
     return made
 
 
-def _tee(inner: Iterator[bytes], watch: Watch) -> Iterator[bytes]:
-    """Raw bytes to the application, a bounded copy for the end."""
-    if watch.parsed:
+def _tee(inner: Iterator[bytes], watch: Watch, encoded: Mapping[str, str] | None = None) -> Iterator[bytes]:
+    """Bytes to the application, looked at on their way. `encoded`: the headers of a body that is not decoded yet."""
+    if watch.parsed or watch.running:  # read by a Stream, or by the client's own decoding, which is watched itself
         yield from inner
         return
+    looked_at = _Looker(watch, encoded)
     watch.running = True
     try:
         for chunk in inner:
             if not watch.parsed:
-                _note_time(watch.observation)
-                watch.keep(chunk)
+                looked_at.see(chunk)
                 watch.running = False
             yield chunk
             watch.running = True
@@ -167,24 +150,26 @@ def _tee(inner: Iterator[bytes], watch: Watch) -> Iterator[bytes]:
         watch.running = False
         raise
     except BaseException as error:
+        watch.running = False
         watch.broke(error)
         raise
     watch.running = False
-    if not watch.parsed:
-        watch.exhausted()
+    looked_at.end()
 
 
-async def _atee(inner: AsyncIterator[bytes], watch: Watch) -> AsyncIterator[bytes]:
-    if watch.parsed:
+async def _atee(
+    inner: AsyncIterator[bytes], watch: Watch, encoded: Mapping[str, str] | None = None
+) -> AsyncIterator[bytes]:
+    if watch.parsed or watch.running:
         async for chunk in inner:
             yield chunk
         return
+    looked_at = _Looker(watch, encoded)
     watch.running = True
     try:
         async for chunk in inner:
             if not watch.parsed:
-                _note_time(watch.observation)
-                watch.keep(chunk)
+                looked_at.see(chunk)
                 watch.running = False
             yield chunk
             watch.running = True
@@ -192,11 +177,40 @@ async def _atee(inner: AsyncIterator[bytes], watch: Watch) -> AsyncIterator[byte
         watch.running = False
         raise
     except BaseException as error:
+        watch.running = False
         watch.broke(error)
         raise
     watch.running = False
-    if not watch.parsed:
-        watch.exhausted()
+    looked_at.end()
+
+
+class _Looker:
+    """Takes the bytes of one reading to the watch, decoded."""
+
+    __slots__ = ("_decode", "_encoding", "_watch")
+
+    def __init__(self, watch: Watch, encoded: Mapping[str, str] | None) -> None:
+        self._watch = watch
+        self._encoding = "" if encoded is None else encoded.get("content-encoding", "").strip().lower()
+        self._decode = decoder(self._encoding)
+
+    def see(self, chunk: bytes) -> None:
+        _note_time(self._watch.observation)
+        if self._decode is not None:
+            try:
+                chunk = self._decode(chunk)
+            except Exception:  # noqa: BLE001 - not what its header says; the application may know better
+                self._decode = None
+                return
+            self._watch.keep(chunk)
+
+    def end(self) -> None:
+        if self._watch.parsed:
+            return
+        if self._decode is None:
+            self._watch.unreadable(self._encoding)
+        else:
+            self._watch.exhausted()
 
 
 def _note_time(observation: Observation) -> None:

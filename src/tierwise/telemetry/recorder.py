@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable
 from typing import Final
 
 from opentelemetry import context as context_api
@@ -22,6 +21,7 @@ from opentelemetry.trace import (
 )
 
 from tierwise.core.call import Arm, Call, Content, Grade, Request, Run, TaskContext
+from tierwise.core.ports import PriceLater
 from tierwise.core.ports import Span as HookSpan
 from tierwise.core.route import RouteTable
 from tierwise.telemetry import semconv as sc
@@ -157,7 +157,7 @@ class TelemetryRecorder:
         span: HookSpan,
         call: Call,
         *,
-        price_later: Callable[[Call], Call] | None = None,
+        price_later: PriceLater | None = None,
         content: Content | None = None,
     ) -> None:
         """Set the remaining attributes, end the span, queue the call; with `price_later` the worker ends the span."""

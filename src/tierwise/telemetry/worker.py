@@ -18,7 +18,7 @@ from tierwise.telemetry.feed import BATCH, Feed
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-    from tierwise.core.ports import Sink
+    from tierwise.core.ports import PriceLater, Sink
     from tierwise.telemetry.faults import Faults
     from tierwise.telemetry.metrics import MetricTable
     from tierwise.telemetry.series import FeedbackKey
@@ -27,8 +27,7 @@ CAPACITY: Final = 16_384
 INTERVAL_S: Final = 0.1
 _ROUNDS_BEFORE_SLEEP: Final = 20
 
-PriceLater = Callable[[Call], Call]
-CallItem = tuple[Call, "Span", PriceLater | None]
+CallItem = tuple[Call, "Span", "PriceLater | None"]
 Settle = Callable[[Call, "Span", bool], None]
 """What a call still needs outside the caller's thread: `settle(call, span, late)`; `late` means the span is open."""
 
@@ -110,13 +109,14 @@ class Worker:
     def drain(self) -> None:
         """Record the metrics of everything that is queued now; what is in another thread's hands is waited for."""
         waiting = self._queue
-        for _ in range(len(waiting)):
-            with self._metrics.lock:
-                try:
-                    item = waiting.popleft()
-                except IndexError:
-                    return
-                self._record(item)
+        for _ in range(2):  # pricing a run's last call ends the run, which is then queued itself
+            for _ in range(len(waiting)):
+                with self._metrics.lock:
+                    try:
+                        item = waiting.popleft()
+                    except IndexError:
+                        return
+                    self._record(item)
 
     def flush(self, timeout_s: float, *, exporters: bool = False) -> bool:
         """Record and store everything finished so far; True when that was done within `timeout_s` seconds."""
@@ -182,6 +182,7 @@ class Worker:
                 self._metrics.count_dropped("metrics")
                 if self._feeds and not isinstance(item, FeedbackItem):
                     self._drop_rows(1)
+                self._give_up_price(item)
             return
         if self._feeds and not isinstance(item, FeedbackItem):
             self._drop_rows(1)
@@ -195,6 +196,15 @@ class Worker:
             self._faults.note_in_background("metrics", error)
         finally:
             lock.release()
+        self._give_up_price(item)  # may queue the call's run, so outside of the lock
+
+    def _give_up_price(self, item: Item) -> None:
+        if not isinstance(item, tuple) or item[2] is None:
+            return
+        try:
+            item[2].skip(item[0])
+        except Exception as error:  # noqa: BLE001
+            self._faults.note_in_background("price", error)
 
     def _ring(self) -> None:
         if not self._starting.acquire(blocking=False):
