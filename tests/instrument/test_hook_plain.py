@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from typing import Any
 
-import httpx2
 import openai
 import pydantic
 import pytest
 
 import tierwise
-from support.canned import ASK, Reply, async_client, chat, stream, sync_client
+from support.canned import ASK, Reply, async_client, chat, httpx, stream, sync_client, typed
 from tierwise.core.cost import flat_rates
 from tierwise.core.errors import ConfigError
 from tierwise.testing import FixedPrices, chat_body, instrument_in_memory
@@ -133,7 +133,8 @@ def test_sentinels_are_not_values() -> None:
     """Trap 13: NotGiven, Omit and None are left out of the record."""
     client, _ = sync_client(chat())
     recorder = instrument_in_memory(client)
-    client.chat.completions.create(**ASK, temperature=None, max_tokens=openai.omit, seed=openai.omit)
+    omit = getattr(openai, "omit", openai.NOT_GIVEN)  # before openai 1.109 there is only the latter
+    client.chat.completions.create(**ASK, temperature=None, max_tokens=omit, seed=openai.NOT_GIVEN)
     request = recorder.calls[0].request
     assert (request.temperature, request.max_tokens, request.seed) == (None, None, None)
 
@@ -219,7 +220,7 @@ def test_parse_expects_json_and_is_judged() -> None:
     """`.parse()` returns the parsed object, and the call is judged as JSON with its schema."""
     client, _ = sync_client(chat('{"name": "Ada", "age": 36}'))
     recorder = instrument_in_memory(client)
-    reply = client.chat.completions.parse(**ASK, response_format=Person)
+    reply = typed(client).parse(**ASK, response_format=Person)
     assert reply.choices[0].message.parsed == Person(name="Ada", age=36)
     assert (recorder.calls[0].json_form, recorder.calls[0].outcome) == ("plain", "success")
 
@@ -230,7 +231,7 @@ def test_parse_cut_by_length_keeps_usage_and_cost() -> None:
     rates = flat_rates(source="override", input=1.0, output=2.0)
     recorder = instrument_in_memory(client, prices=FixedPrices(rates))
     with pytest.raises(openai.LengthFinishReasonError):
-        client.chat.completions.parse(**ASK, response_format=Person)
+        typed(client).parse(**ASK, response_format=Person)
     (call,) = recorder.calls
     assert (call.outcome, call.error_type) == ("truncated", "LengthFinishReasonError")
     assert call.usage is not None
@@ -244,7 +245,7 @@ def test_parse_refused_by_validation_is_a_mismatch() -> None:
     client, _ = sync_client(chat('{"name": "Ada"}'))
     recorder = instrument_in_memory(client)
     with pytest.raises(pydantic.ValidationError):
-        client.chat.completions.parse(**ASK, response_format=Person)
+        typed(client).parse(**ASK, response_format=Person)
     assert (recorder.calls[0].outcome, recorder.calls[0].error_type) == ("json_mismatch", "ValidationError")
 
 
@@ -340,7 +341,7 @@ def test_retries_are_counted_with_status_and_backoff(monkeypatch: pytest.MonkeyP
 def test_timeouts_are_tries_with_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """A try that timed out is recorded by exception, since no response came."""
     monkeypatch.setattr("openai._base_client.time.sleep", lambda seconds: None)
-    timeout = Reply(error=lambda request: httpx2.ReadTimeout("slow", request=request))
+    timeout = Reply(error=lambda request: httpx.ReadTimeout("slow", request=request))
     client, _ = sync_client(timeout, chat(), max_retries=1)
     recorder = instrument_in_memory(client)
     client.chat.completions.create(**ASK)
@@ -361,11 +362,11 @@ def test_cancelled_async_call_is_recorded_as_cancelled() -> None:
     recorder = instrument_in_memory(client)
 
     async def go() -> None:
-        async def hang(request: httpx2.Request) -> httpx2.Response:
+        async def hang(request: Any) -> Any:
             await asyncio.sleep(60)
             raise AssertionError
 
-        client._client._transport = httpx2.MockTransport(hang)
+        client._client._transport = httpx.MockTransport(hang)
         running = asyncio.create_task(client.chat.completions.create(**ASK))
         await asyncio.sleep(0.05)
         running.cancel()

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
-import httpx2
 import openai
+from openai import _base_client
 
 from tierwise.testing import chat_body, chat_chunks
+
+httpx: Any = getattr(_base_client, "httpx2", None) or _base_client.httpx  # which of the two this openai is built on
 
 
 @dataclass
@@ -22,7 +24,7 @@ class Reply:
     body: Any = None
     events: Sequence[Any] | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    error: Callable[[httpx2.Request], Exception] | None = None
+    error: Callable[[Any], Exception] | None = None
     drop: bool = False
     done: bool = True
     separator: str = "\n\n"
@@ -58,14 +60,14 @@ class Canned:
         self.bodies: list[Any] = []
         self.blocks_sent = 0
 
-    def _next(self, request: httpx2.Request) -> Reply:
+    def _next(self, request: Any) -> Reply:
         self.bodies.append(json.loads(request.content) if request.content else None)
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         if reply.error is not None:
             raise reply.error(request)
         return reply
 
-    def _response(self, request: httpx2.Request, *, asynchronous: bool) -> httpx2.Response:
+    def _response(self, request: Any, *, asynchronous: bool) -> Any:
         reply = self._next(request)
         headers = dict(reply.headers)
         if reply.events is not None:
@@ -73,31 +75,31 @@ class Canned:
         elif not isinstance(reply.body, (str, bytes)):
             headers.setdefault("content-type", "application/json")
         content: Any = self._aevents(reply, request) if asynchronous else self._events(reply, request)
-        return httpx2.Response(reply.status, headers=headers, content=content, request=request)
+        return httpx.Response(reply.status, headers=headers, content=content, request=request)
 
-    def _events(self, reply: Reply, request: httpx2.Request) -> Iterator[bytes]:
+    def _events(self, reply: Reply, request: Any) -> Iterator[bytes]:
         for block in reply.blocks():
             self.blocks_sent += 1
             yield block
         if reply.drop:
-            raise httpx2.ReadError("connection reset", request=request)
+            raise httpx.ReadError("connection reset", request=request)
 
-    async def _aevents(self, reply: Reply, request: httpx2.Request) -> AsyncIterator[bytes]:
+    async def _aevents(self, reply: Reply, request: Any) -> AsyncIterator[bytes]:
         for block in reply.blocks():
             self.blocks_sent += 1
             await anyio.sleep(0)
             yield block
         if reply.drop:
-            raise httpx2.ReadError("connection reset", request=request)
+            raise httpx.ReadError("connection reset", request=request)
 
-    def sync_transport(self) -> httpx2.MockTransport:
-        return httpx2.MockTransport(lambda request: self._response(request, asynchronous=False))
+    def sync_transport(self) -> Any:
+        return httpx.MockTransport(lambda request: self._response(request, asynchronous=False))
 
-    def async_transport(self) -> httpx2.MockTransport:
-        async def handler(request: httpx2.Request) -> httpx2.Response:
+    def async_transport(self) -> Any:
+        async def handler(request: Any) -> Any:
             return self._response(request, asynchronous=True)
 
-        return httpx2.MockTransport(handler)
+        return httpx.MockTransport(handler)
 
 
 def sync_client(
@@ -116,6 +118,12 @@ def async_client(
     canned = Canned(*replies)
     http = openai.DefaultAsyncHttpxClient(transport=canned.async_transport())
     return openai.AsyncOpenAI(api_key="sk-test", base_url=base_url, max_retries=max_retries, http_client=http), canned
+
+
+def typed(client: Any) -> Any:
+    """Where `parse` and `stream` are: beside `create`, before openai 1.92 under `beta`."""
+    stable = client.chat.completions
+    return stable if hasattr(stable, "parse") else client.beta.chat.completions
 
 
 ASK: dict[str, Any] = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Say hello."}]}

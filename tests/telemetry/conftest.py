@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk._logs import export as logs_export
 from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider, ObservableCounter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -21,6 +21,8 @@ from tierwise.core.cost import Cost
 from tierwise.core.errors import StoreError
 from tierwise.telemetry import Telemetry, open_telemetry
 
+# Before 1.38 of the SDK the exporter has another name.
+IN_MEMORY_LOGS: Any = getattr(logs_export, "InMemoryLogRecordExporter", None) or logs_export.InMemoryLogExporter
 DELTA = AggregationTemporality.DELTA
 
 
@@ -108,9 +110,9 @@ class Rig:
         self.cumulative = InMemoryMetricReader()
         self.delta = InMemoryMetricReader({Histogram: DELTA, Counter: DELTA, ObservableCounter: DELTA})
         self.meter_provider = MeterProvider([self.cumulative, self.delta], shutdown_on_exit=False)
-        self.logs = InMemoryLogRecordExporter()
+        self.logs = IN_MEMORY_LOGS()
         self.logger_provider = LoggerProvider(shutdown_on_exit=False)
-        self.logger_provider.add_log_record_processor(SimpleLogRecordProcessor(self.logs))
+        self.logger_provider.add_log_record_processor(logs_export.SimpleLogRecordProcessor(self.logs))
         self.sink = MemorySink()
         self.telemetry: Telemetry | None = None
 

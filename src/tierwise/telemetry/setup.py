@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Iterator
@@ -79,7 +80,8 @@ def providers(
         meter_provider = metrics_api.get_meter_provider()
         if is_proxy(meter_provider) and (made_meters := _own_meter_provider()):
             meter_provider = made_meters
-            series_limit = _OWN_CARDINALITY_LIMIT * SERIES_LIMIT // 2000
+            if _limits_cardinality():
+                series_limit = _OWN_CARDINALITY_LIMIT * SERIES_LIMIT // 2000
             own.append(made_meters)
     if logger_provider is None:
         logger_provider = logs_api.get_logger_provider()
@@ -167,15 +169,22 @@ def _own_meter_provider() -> Any:
     from opentelemetry.sdk.metrics import Histogram, MeterProvider, ObservableCounter
     from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 
-    limits: Any = {Histogram: _OWN_CARDINALITY_LIMIT, ObservableCounter: _OWN_CARDINALITY_LIMIT}
+    limits: Any = {}
+    if _limits_cardinality():
+        limits["cardinality_limits"] = {Histogram: _OWN_CARDINALITY_LIMIT, ObservableCounter: _OWN_CARDINALITY_LIMIT}
     return MeterProvider(
         [
-            exporter
-            if isinstance(exporter, MetricReader)
-            else PeriodicExportingMetricReader(exporter, cardinality_limits=limits)
+            exporter if isinstance(exporter, MetricReader) else PeriodicExportingMetricReader(exporter, **limits)
             for exporter in exporters
         ]
     )
+
+
+def _limits_cardinality() -> bool:
+    """Whether this SDK limits the series of an instrument, and lets a reader say how many there may be."""
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    return "cardinality_limits" in inspect.signature(PeriodicExportingMetricReader).parameters
 
 
 def _own_logger_provider() -> Any:
