@@ -147,6 +147,27 @@ def test_more_tokens_never_cost_less(usage: Usage, rates: Rates, more_in: int, m
     assert usd(more, rates) >= usd(usage, rates) * (1 - 1e-12)
 
 
+@given(flat_st, st.floats(0, 1, allow_nan=False))
+def test_no_tokens_cost_the_fee_alone(rates: Rates, fee: float) -> None:
+    """A call of no tokens costs exactly what is charged for each call, usually nothing."""
+    nothing = Usage(input_tokens=0, output_tokens=0)
+    assert usd(nothing, rates) == 0
+    assert usd(nothing, replace(rates, request_usd=fee)) == fee
+
+
+@given(usages(), flat_st, st.integers(0, 10_000), st.integers(0, 10_000), st.integers(0, 10_000))
+def test_more_of_any_kind_never_costs_less(usage: Usage, rates: Rates, read: int, written: int, thought: int) -> None:
+    """Cached, written and reasoning tokens that come on top of a call only add to its cost."""
+    more = Usage(
+        input_tokens=read + written,
+        output_tokens=thought,
+        cache_read_tokens=read,
+        cache_write_tokens=written,
+        reasoning_tokens=thought,
+    )
+    assert usd(plus(usage, more), rates) >= usd(usage, rates) * (1 - 1e-12)
+
+
 @given(usages())
 def test_tiers_are_cliffs(usage: Usage) -> None:
     """All tokens of a call are billed at the rates of the one band that its input falls into."""

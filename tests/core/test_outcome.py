@@ -39,6 +39,25 @@ def said(text: str | None, reason: str | None = "stop", **more: Any) -> Choice:
         (said("hello", None), Expectation(), "success", None),
         (said("hello", "something_new"), Expectation(), "success", None),
         (said("half", "error"), Expectation(), "error", None),
+        (said("half", "insufficient_system_resource"), Expectation(), "error", None),
+        (said("half", "content_filter: RECITATION"), Expectation(), "filtered", None),
+        (said("", "content_filter: PROHIBITED_CONTENT"), NEEDS_A, "filtered", None),
+        (said("half", "SAFETY"), Expectation(), "filtered", None),
+        (said("half", "RECITATION"), Expectation(), "filtered", None),
+        (said("hel", "model_length"), Expectation(), "truncated", None),
+        (said("hello", ":"), Expectation(), "success", None),
+        (said("half", "IMAGE_SAFETY"), Expectation(), "filtered", None),
+        (said("half", "guardrail_intervened"), Expectation(), "filtered", None),
+        (said("half", "sensitive"), Expectation(), "filtered", None),
+        (said("half", "network_error"), Expectation(), "error", None),
+        (
+            said("call f", "function_call_filter: MALFORMED_FUNCTION_CALL"),
+            Expectation(),
+            "tool_arguments_invalid",
+            None,
+        ),
+        (said(None, "function_call_filter: MALFORMED_FUNCTION_CALL"), Expectation(), "empty", None),
+        (said("not JSON", "malformed_function_call"), NEEDS_A, "json_invalid", "invalid"),
         (said("x", "content_filter"), Expectation(), "filtered", None),
         (said(None, "content_filter"), NEEDS_A, "filtered", None),
         (said(None, refusal="I cannot"), NEEDS_A, "refused", None),
@@ -114,12 +133,16 @@ def test_earlier_outcomes_win_inside_one_choice() -> None:
         worst,
         replace(worst, finish_reason="length"),
         replace(worst, finish_reason="length", refusal=None),
+        replace(worst, finish_reason="stop", refusal=None, tool_calls=()),
         replace(worst, finish_reason="stop", refusal=None),
         replace(worst, finish_reason="stop", refusal=None, text='{"a": 1}'),
         replace(worst, finish_reason="stop", refusal=None, text='{"a": 1}', tool_calls=()),
     )
     seen = [judge([choice], expectation, parse_json=parse_json).outcome for choice in choices]
-    assert seen == ["filtered", "refused", "truncated", "json_fenced", "tool_arguments_invalid", "check_failed"]
+    assert seen == [
+        "filtered", "refused", "truncated", "json_fenced", "tool_arguments_invalid", "tool_arguments_invalid",
+        "check_failed",
+    ]  # fmt: skip
 
 
 _ONE_OF_EACH = {
@@ -235,6 +258,37 @@ def test_a_broken_schema_check_is_a_fault_not_an_exception() -> None:
     judged = judge([said("{}")], Expectation(expects_json=True, schema=broken), parse_json=parse_json)
     assert judged.outcome == "json_invalid"
     assert judged.faults
+
+
+@pytest.mark.parametrize(
+    ("arguments", "outcome"),
+    [('{"q": 1}', "success"), ("{", "tool_arguments_invalid"), ("[]", "tool_arguments_invalid")],
+)
+def test_a_turn_that_calls_tools_is_not_the_final_answer(arguments: str, outcome: str) -> None:
+    """Text beside a tool call has no JSON form and meets no checks; only the arguments are judged."""
+    choice = said("Let me look.", "tool_calls", tool_calls=(ToolCall(name="search", arguments=arguments),))
+    judged = judge([choice], replace(NEEDS_A, tools=TOOLS.tools, checks=NO.checks), parse_json=parse_json)
+    assert (judged.outcome, judged.json_form, judged.checks) == (outcome, None, ())
+
+
+def test_another_choice_beside_a_tool_call_is_judged() -> None:
+    """With several choices, the one without tool calls is an answer like any other."""
+    calls = said("Let me look.", "tool_calls", tool_calls=(ToolCall(name="search", arguments='{"q": 1}'),))
+    judged = judge([calls, said(FENCED)], replace(NEEDS_A, tools=TOOLS.tools), parse_json=parse_json)
+    assert (judged.outcome, judged.json_form) == ("json_fenced", "fenced")
+
+
+def test_broken_tool_schemas_are_faults_not_exceptions() -> None:
+    """A tool's schema check or a parser that breaks its promise costs the arguments, never the call."""
+
+    def broken(value: object) -> bool:
+        raise RuntimeError("schema")
+
+    choice = said(None, "tool_calls", tool_calls=(ToolCall(name="search", arguments="{}"),))
+    by_schema = judge([choice], Expectation(tools={"search": broken}), parse_json=parse_json)
+    by_parser = judge([choice], parse_json=broken)
+    assert by_schema.outcome == by_parser.outcome == "tool_arguments_invalid"
+    assert [str(fault) for fault in (*by_schema.faults, *by_parser.faults)] == ["schema", "schema"]
 
 
 any_text = st.one_of(

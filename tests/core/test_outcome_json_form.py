@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tierwise.core import jsonform
 from tierwise.core.jsonform import MAX_JSON_CHARS, fence_body, read_json
 from tierwise.instrument.parsing import parse_json
 
@@ -94,6 +95,11 @@ def test_prose_around_one_fence_is_still_fenced(prose: str, value: object) -> No
         ('{"a": -Infinity}', "invalid"),
         ('{"a": 01}', "invalid"),
         ('{"a": 1} // note', "embedded"),
+        ('{"a": 1, "a": 2}', "plain"),
+        ('["' + "\t" + '"]', "invalid"),
+        ("[" + "9" * 400 + "]", "plain"),
+        ("[" + "9" * 4_301 + "]", "invalid"),
+        ("\u00a0[1]", "embedded"),
         ("42 apples", "invalid"),
         ("42", "plain"),
         ('"text"', "plain"),
@@ -147,6 +153,22 @@ def test_hostile_text_is_bounded(text: str) -> None:
 
     assert read_json(text, schema=None, parse_json=counting).form in ("invalid", "embedded")
     assert parsed <= 3 * MAX_JSON_CHARS
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, '{"a": nope} ' * 100_000, "[1, " * 400_000, '["x' * 400_000])
+def test_few_places_in_prose_are_tried(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many brackets a text has, JSON is looked for behind a fixed number of them, in the text's first part."""
+    attempts: list[int] = []
+
+    class Counting(json.JSONDecoder):
+        def raw_decode(self, s: str, idx: int = 0) -> tuple[object, int]:
+            attempts.append(len(s))
+            return super().raw_decode(s, idx)
+
+    monkeypatch.setattr(jsonform, "_DECODER", Counting(parse_int=str, parse_float=str))
+    form(text)
+    assert len(attempts) <= 24
+    assert max(attempts, default=0) <= 262_144
 
 
 def test_size_is_bounded() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 import subprocess
 import sys
 from collections import OrderedDict
@@ -52,6 +53,21 @@ def test_only_value_errors_come_out(text: str) -> None:
         "1.",
         "[1,]",
         "'a'",
+        "-",
+        "+1",
+        ".5",
+        "1.5e",
+        "True",
+        "nul",
+        '{"a"}',
+        "{a: 1}",
+        "[1 2]",
+        "/* x */ 1",
+        '"\t"',
+        '"\\x"',
+        "\ufeff{}",
+        "\u00a0{}",
+        "\x0c{}",
         '"\ud800"',
         '"\\ud800"',
         "1" * 5000,
@@ -70,6 +86,25 @@ def test_depth_is_limited(opening: str, closing: str) -> None:
     assert parse_json(opening * MAX_DEPTH + inner + closing * MAX_DEPTH) is not None
     with pytest.raises(ValueError, match=r"200 levels|recursion limit"):
         parse_json(opening * (MAX_DEPTH + 1) + inner + closing * (MAX_DEPTH + 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (' \t\r\n{"a" : [1 , 2]}\r\n', {"a": [1, 2]}),
+        ('{"a": 1, "a": 2}', {"a": 2}),
+        ("-0", 0),
+        ("1E+2", 100.0),
+        ("9" * 400, int("9" * 400)),
+        ("-" + "9" * 4_300, -int("9" * 4_300)),
+        ('"\\uD83D\\uDE00\\u0000\\/"', "\U0001f600\x00/"),
+        ('"\x7f\u2028\ufeff"', "\x7f\u2028\ufeff"),
+        ("null", None),
+    ],
+)
+def test_what_the_standard_allows_is_read(text: str, value: object) -> None:
+    """White space, exponents, large integers, surrogate pairs; of two equal names the last one counts."""
+    assert parse_json(text) == value
 
 
 def test_many_brackets_are_not_depth() -> None:
@@ -109,6 +144,46 @@ def test_wrong_schemas_are_refused(schema: dict[str, object], message: str) -> N
     """A wrong schema raises ValueError that says where; nothing outside of it is fetched or read."""
     with pytest.raises(ValueError, match=message):
         compile_schema(schema)
+
+
+@pytest.mark.parametrize("key", ["$ref", "$dynamicRef", "$schema"])
+def test_nothing_is_fetched(key: str) -> None:
+    """A reference to a server that is there makes the schema wrong, and the server is not asked."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        with pytest.raises(ValueError, match="not valid"):
+            compile_schema({key: f"http://127.0.0.1:{server.getsockname()[1]}/schema.json"})
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"},
+        {"allOf": [{"$ref": "#"}]},
+        {"not": {"$ref": "#"}},
+        {"$dynamicRef": "#"},
+        {"items": {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}, "type": "array", "minItems": 1},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
+        {"pattern": "^(a+)+$"},
+        {"pattern": r"^(?=(a+)+$)(a|aa)+\1$"},
+    ],
+)
+def test_schemas_without_an_end_have_one(schema: dict[str, object]) -> None:
+    """Schemas that refer to themselves, and patterns that backtrack, give an answer for flat and deep values."""
+    holds = compile_schema(schema)
+    values: list[object] = [{}, [1], "a" * 60 + "b", parse_json("[" * MAX_DEPTH + "]" * MAX_DEPTH)]
+    assert {holds(value) for value in values} <= {True, False}
+
+
+def test_a_deep_schema_is_refused_or_compiled() -> None:
+    """A schema nested far deeper than any real one costs a message, not the process."""
+    deep: dict[str, object] = {"type": "object"}
+    for _ in range(100_000):
+        deep = {"not": deep}
+    with pytest.raises(ValueError, match="JSON Schema is not"):
+        compile_schema(deep)
 
 
 def test_a_compiled_schema_never_raises() -> None:

@@ -151,6 +151,8 @@ class Call:
     cost: Cost | None = None
     json_form: str | None = None
     """`plain`, `fenced`, `embedded`, `mismatch`, `invalid`; `None` where no JSON was expected or none could be judged."""
+    expects_json: bool = False
+    """JSON was expected, whoever said so: the request, the task or its policy."""
     checks: tuple[CheckResult, ...] = ()
     advice: str | None = None
     retries: int = 0

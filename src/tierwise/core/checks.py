@@ -20,13 +20,16 @@ CheckFunction = Callable[[Any], bool | float | None]
 
 _MAX_CHARS: Final = 1_000_000
 """Built-in checks look at this much of a text."""
-_MAX_REGEX_CHARS: Final = 65_536
+_REGEX_CHARS: Final = 8_192
+"""Patterns are searched for in this much of a long text from either end."""
 _BULLETS: Final = frozenset("-*+•‣◦▪●–—")
 _NUMBER: Final = re.compile(
     r"(?:(?<![0-9A-Za-z.)])[-−])?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3}(?![0-9]))?"
     r"|(?:(?<![0-9A-Za-z.)])[-−])?(?<![0-9])\.[0-9]+"
 )
 _TAIL_CHARS: Final = 20_000
+_GLOBAL_FLAGS: Final = re.compile(r"(?:\s*\(\?[aiLmsux]+\))+")
+"""What must stand first in a pattern; compiling keeps it in `flags`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +50,10 @@ class Check:
         """Apply the check to one answer; `None` when it does not apply.
 
         `value` saves parsing the text again. Without any JSON value a check on the value scores 0; without log
-        probabilities a check on them does not apply. Whatever the function raises comes through; a result that is
-        neither bool nor a number in [0, 1] raises `ValueError` or `TypeError`.
+        probabilities a check on them does not apply. Whatever the function raises comes through; a result that is no
+        bool or number raises `TypeError`, a number outside [0, 1] `ValueError`.
         """
+        result: Any
         if self.on == "text":
             result = self.function(text)
         elif self.on == "logprob":
@@ -62,10 +66,13 @@ class Check:
             result = self.function(value)
         if result is None:
             return None
-        score = float(result)
-        if not 0.0 <= score <= 1.0:
-            msg = f"check {self.name!r} returned {result!r}: return a bool or a score in [0, 1]"
+        if isinstance(result, str | bytes | bytearray) or not hasattr(result, "__float__"):
+            msg = f"check {self.name!r} returned {type(result).__name__}: return a bool or a score in [0, 1]"
+            raise TypeError(msg)
+        if not 0 <= result <= 1:
+            msg = f"check {self.name!r} returned {result!r:.40}: return a bool or a score in [0, 1]"
             raise ValueError(msg)
+        score = float(result)
         return CheckResult(name=self.name, score=score, passed=score >= self.threshold)
 
 
@@ -90,8 +97,18 @@ def _builtin(function: CheckFunction, name: str, on: CheckSubject = "text") -> C
     return function
 
 
+def _at_least(least: int, value: int, what: str) -> None:
+    if value < least:
+        msg = f"{what} is {value}: pass {least} or more"
+        raise ValueError(msg)
+
+
 def bullets(count: int) -> CheckFunction:
-    """The text has exactly `count` list items at its outermost level (dashes, stars, dots or numbers)."""
+    """The text has exactly `count` list items at its outermost level (dashes, stars, dots or numbers).
+
+    Raises `ValueError` for a negative count.
+    """
+    _at_least(0, count, "bullets() count")
 
     def check(text: str) -> bool:
         indents = [indent for line in _prose_lines(text) if (indent := _item_indent(line)) is not None]
@@ -116,7 +133,7 @@ def _prose_lines(text: str) -> list[str]:
 
 def _item_indent(line: str) -> int | None:
     """How far a list item is indented, in columns; `None` for any other line."""
-    line = line.expandtabs(4)
+    line = line.rstrip().expandtabs(4)
     body = line.lstrip(" ")
     indent = len(line) - len(body)
     if not body:
@@ -138,37 +155,48 @@ def markdown_table(*, columns: int | Sequence[str] | None = None, min_rows: int 
     """The text holds a Markdown table with a header, `min_rows` rows or more, and these columns.
 
     `columns` is a number, or the header's names in order (case is ignored); every row has as many cells as the header.
+    Raises `ValueError` for no columns or a negative number of rows.
     """
     names = None if columns is None or isinstance(columns, int) else [str(name).strip().casefold() for name in columns]
     width = columns if isinstance(columns, int) else None if names is None else len(names)
 
+    if width is not None:
+        _at_least(1, width, "markdown_table() columns")
+    _at_least(0, min_rows, "markdown_table() min_rows")
+
     def check(text: str) -> bool:
-        lines = [_cells(line) for line in _prose_lines(text)]
-        for index in range(1, len(lines)):
-            if _is_delimiter(lines[index]) and lines[index - 1] and _table_holds(lines, index, width, names, min_rows):
-                return True
+        lines = _table_lines(text)
+        index = 1
+        while index < len(lines):
+            header = lines[index - 1]
+            if _is_delimiter(lines[index]) and _header_holds(header, lines[index], width, names):
+                rows, whole = _rows(lines, index + 1, len(header))
+                if whole and rows >= min_rows:
+                    return True
+                index += rows  # each row is read once, whatever it looks like
+            index += 1
         return False
 
     label = "" if columns is None else str(columns) if isinstance(columns, int) else ",".join(str(c) for c in columns)
     return _builtin(check, f"markdown_table({label})")
 
 
-def _table_holds(
-    lines: list[list[str]], delimiter: int, width: int | None, names: list[str] | None, min_rows: int
-) -> bool:
-    header = lines[delimiter - 1]
-    if len(lines[delimiter]) != len(header) or (width is not None and len(header) != width):
+def _table_lines(text: str) -> list[list[str]]:
+    return [_cells(line) for line in _prose_lines(text)]
+
+
+def _header_holds(header: list[str], delimiter: list[str], width: int | None, names: list[str] | None) -> bool:
+    if not header or len(delimiter) != len(header) or (width is not None and len(header) != width):
         return False
-    if names is not None and [cell.strip("*_ `").casefold() for cell in header] != names:
-        return False
-    rows = 0
-    for row in lines[delimiter + 1 :]:
-        if not row:
-            break
-        if len(row) != len(header):
-            return False
-        rows += 1
-    return rows >= min_rows
+    return names is None or [cell.strip("*_ `").casefold() for cell in header] == names
+
+
+def _rows(lines: list[list[str]], start: int, width: int) -> tuple[int, bool]:
+    """How many rows of this width follow, and whether the table ends with them (not with a row of another width)."""
+    for index in range(start, len(lines)):
+        if len(lines[index]) != width:
+            return index - start, not lines[index]
+    return len(lines) - start, True
 
 
 def _cells(line: str) -> list[str]:
@@ -203,16 +231,43 @@ def contains(wanted: str | Sequence[str], *, ignore_case: bool = False) -> Check
 
 
 def regex(pattern: str | re.Pattern[str]) -> CheckFunction:
-    """The pattern is found in the first 65,536 characters; a pattern that does not compile raises `ValueError` at once.
+    """The pattern is found; one that does not compile raises `ValueError` at once.
 
-    The pattern is the application's own: one that backtracks without end costs what it costs.
+    Of a text longer than 16,384 characters the first and last 8,192 are searched, since ordinary patterns (`[0-9]+$`)
+    can cost the square of the length; a match must lie inside of either. The pattern is the application's own: one that
+    backtracks exponentially, such as `(a+)+$`, is not saved by that.
     """
     try:
         compiled = re.compile(pattern)
+        inside = _before_the_end(compiled)
     except re.error as error:
         msg = f"regex check: {pattern!r} is not a regular expression: {error}"
         raise ValueError(msg) from error
-    return _builtin(lambda text: compiled.search(text[:_MAX_REGEX_CHARS]) is not None, "regex")
+
+    def check(text: str) -> bool:
+        if len(text) <= 2 * _REGEX_CHARS:
+            return compiled.search(text) is not None
+        if inside.search(text, 0, _REGEX_CHARS) is not None:
+            return True
+        # From a position inside, `^` still means the start of the text.
+        return compiled.search(text, len(text) - _REGEX_CHARS) is not None
+
+    return _builtin(check, "regex")
+
+
+def _before_the_end(compiled: re.Pattern[str]) -> re.Pattern[str]:
+    """The same pattern, but two characters or more follow: where a text is cut, its `$` does not match.
+
+    Two, as `$` also matches before a last line break.
+    """
+    flags = _GLOBAL_FLAGS.match(compiled.pattern)
+    start = flags.end() if flags else 0
+    # The line break ends a comment of a verbose pattern.
+    close = "\n)" if compiled.flags & re.VERBOSE else ")"
+    try:
+        return re.compile(f"(?:{compiled.pattern[start:]}{close}(?=(?s:..))", compiled.flags)
+    except re.error:  # flags behind a comment: better a `$` that matches at the cut than no check
+        return compiled
 
 
 def json_schema(
@@ -221,7 +276,10 @@ def json_schema(
     """The answer's JSON value holds the schema: a compiled check, or a JSON Schema and what compiles it."""
     if isinstance(schema, Mapping):
         if compile_schema is None:
-            msg = "json_schema() was given a schema and nothing to compile it with: pass compile_schema="
+            msg = (
+                "json_schema() was given a schema and nothing to compile it with: "
+                "pass compile_schema=, tierwise.instrument.parsing has one"
+            )
             raise ValueError(msg)
         holds = compile_schema(schema)
     else:
@@ -235,7 +293,8 @@ def json_schema(
 
 
 def max_chars(count: int) -> CheckFunction:
-    """The text has at most `count` characters."""
+    """The text has at most `count` characters. Raises `ValueError` for a negative count."""
+    _at_least(0, count, "max_chars() count")
     return _builtin(lambda text: len(text) <= count, f"max_chars({count})")
 
 
@@ -243,7 +302,11 @@ def equals_number(expected: float, *, tolerance: float = 1e-9) -> CheckFunction:
     """The last number in the text is `expected`, give or take `tolerance`: "6 minutes", "$9.90", "1,234.5".
 
     Commas group thousands, a dot is the decimal point; the number is looked for in the last 20,000 characters.
+    Raises `ValueError` for a number that is not finite or a tolerance below 0.
     """
+    if not (math.isfinite(expected) and 0 <= tolerance < math.inf):
+        msg = f"equals_number() was given {expected!r} and tolerance {tolerance!r}: pass finite numbers, tolerance >= 0"
+        raise ValueError(msg)
 
     def check(text: str) -> bool:
         number = final_number(text)
@@ -253,7 +316,7 @@ def equals_number(expected: float, *, tolerance: float = 1e-9) -> CheckFunction:
 
 
 def final_number(text: str) -> float | None:
-    """The last finite number in a text, or `None`."""
+    """The last number in a text; `None` when there is none, or when it is too large for a float."""
     last: str | None = None
     for match in _NUMBER.finditer(text[-_TAIL_CHARS:]):
         last = match.group()
@@ -268,15 +331,22 @@ def min_confidence(*, field: str | None = None, logprob: float | None = None) ->
 
     `field` names a number in [0, 1] in the JSON value (dots go into objects); the number is the score, and the check's
     threshold decides; a missing or odd value scores 0. `logprob` is the least mean log probability of the answer's
-    tokens (0 or below), where the response has log probabilities; without them the check does not apply.
+    tokens (0 or below), where the response has log probabilities; without them the check does not apply. Raises
+    `ValueError` for anything else.
     """
     if (field is None) == (logprob is None):
         msg = "min_confidence() takes either field= or logprob="
         raise ValueError(msg)
     if logprob is not None:
+        if not logprob <= 0:
+            msg = f"min_confidence(logprob={logprob!r}): log probabilities are 0 or below, -0.5 for example"
+            raise ValueError(msg)
         least = logprob
         return _builtin(lambda mean: mean >= least, "min_confidence(logprob)", "logprob")
     path = (field or "").split(".")
+    if not all(path):
+        msg = f"min_confidence(field={field!r}) names no field: write 'confidence' or 'meta.confidence'"
+        raise ValueError(msg)
 
     def check(value: object) -> float:
         for key in path:

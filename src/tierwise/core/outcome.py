@@ -24,14 +24,34 @@ JSON_FORMS: Final[tuple[str, ...]] = ("plain", "fenced", "embedded", "mismatch",
 
 _RANK: Final[Mapping[str, int]] = {outcome: rank for rank, outcome in enumerate(OUTCOMES)}
 _REJECTED_STATUS: Final = frozenset({400, 401, 403, 404, 413, 422})
+# The chat API's words, and those that servers with the same API pass through from their own.
 _OUTCOME_OF_REASON: Final[Mapping[str, str]] = {
+    "cancelled": "cancelled",
     "error": "error",
+    "insufficient_system_resource": "error",
+    "network_error": "error",
     "content_filter": "filtered",
+    "safety": "filtered",
+    "recitation": "filtered",
+    "blocklist": "filtered",
+    "prohibited_content": "filtered",
+    "spii": "filtered",
+    "image_safety": "filtered",
+    "image_recitation": "filtered",
+    "image_prohibited_content": "filtered",
+    "content_filtered": "filtered",
+    "guardrail_intervened": "filtered",
+    "sensitive": "filtered",
     "refusal": "refused",
     "length": "truncated",
     "max_tokens": "truncated",
     "max_output_tokens": "truncated",
+    "model_length": "truncated",
+    "model_context_window_exceeded": "truncated",
     "incomplete": "truncated",
+    "function_call_filter": "tool_arguments_invalid",
+    "malformed_function_call": "tool_arguments_invalid",
+    "malformed_tool_use": "tool_arguments_invalid",
 }
 _OUTCOME_OF_FORM: Final[Mapping[str, str]] = {
     "fenced": "json_fenced",
@@ -94,7 +114,7 @@ class Judgement:
     checks: tuple[CheckResult, ...] = ()
     advice: str | None = None
     faults: tuple[BaseException, ...] = ()
-    """What checks raised; such checks are skipped, the caller counts them."""
+    """What checks, schemas or the parser raised; such checks are skipped, the caller counts the faults."""
 
 
 NO_EXPECTATION: Final = Expectation()
@@ -112,7 +132,8 @@ def judge(choices: Sequence[Choice], expectation: Expectation = NO_EXPECTATION, 
     """Classify the answer of a call that returned; an error body is the caller's to classify.
 
     Never raises for anything a model can write, and takes bounded time; JSON is parsed once. Checks run wherever there
-    is text, whatever the outcome, so that their scores do not depend on it.
+    is text, whatever the outcome, so that their scores do not depend on it. A choice that calls tools is a step on the
+    way, not the final answer: its text gets no JSON form and no checks, its arguments are judged.
     """
     if len(choices) == 1 and not (expectation.expects_json or expectation.checks):
         choice = choices[0]
@@ -135,16 +156,17 @@ def judge(choices: Sequence[Choice], expectation: Expectation = NO_EXPECTATION, 
     for index, choice in enumerate(choices):
         text = choice.text or ""
         has_text = bool(text) and not text.isspace()
-        reading = _reading(text, expectation, parse_json, faults) if has_text and expectation.expects_json else None
+        is_answer = has_text and not choice.tool_calls
+        reading = _reading(text, expectation, parse_json, faults) if is_answer and expectation.expects_json else None
         if reading is not None:
             if form is None or _FORM_RANK[reading.form] < _FORM_RANK[form]:
                 form = reading.form
             if index == 0:
                 first_value = reading.value
         passed = True
-        if has_text and expectation.checks:
+        if is_answer and expectation.checks:
             passed = _run_checks(choice, text, reading, expectation, parse_json, results, faults)
-        found = _outcome(choice, has_text, reading, expectation, parse_json, passed)
+        found = _outcome(choice, has_text, reading, expectation, parse_json, passed, faults)
         if _RANK[found] < _RANK[outcome]:
             outcome = found
     return Judgement(
@@ -164,22 +186,30 @@ def _outcome(  # noqa: PLR0911 - one return for each outcome, in order
     expectation: Expectation,
     parse_json: ParseJson,
     checks_passed: bool,
+    faults: list[BaseException],
 ) -> str:
     """One choice's outcome, the first that matches in the order of `OUTCOMES`."""
-    by_reason = _OUTCOME_OF_REASON.get(choice.finish_reason.lower()) if choice.finish_reason else None
-    if by_reason in ("error", "filtered"):
+    by_reason = _outcome_of_reason(choice.finish_reason) if choice.finish_reason else None
+    if by_reason in ("cancelled", "error", "filtered"):
         return by_reason
     if choice.refusal:
         return "refused"
-    if by_reason is not None:
+    if by_reason in ("refused", "truncated"):
         return by_reason
     if not (has_text or choice.tool_calls or choice.has_audio or choice.has_other_output):
         return "empty"
     if reading is not None and reading.form != "plain":
         return _OUTCOME_OF_FORM[reading.form]
-    if not all(_arguments_hold(call, expectation.tools, parse_json) for call in choice.tool_calls):
+    if by_reason is not None:
+        return by_reason
+    if not all(_arguments_hold(call, expectation.tools, parse_json, faults) for call in choice.tool_calls):
         return "tool_arguments_invalid"
     return "success" if checks_passed else "check_failed"
+
+
+def _outcome_of_reason(reason: str) -> str | None:
+    # Gemini's compatible endpoint says which filter it was: "content_filter: RECITATION".
+    return _OUTCOME_OF_REASON.get(reason.partition(":")[0].strip().lower())
 
 
 def _reading(text: str, expectation: Expectation, parse_json: ParseJson, faults: list[BaseException]) -> JsonReading:
@@ -190,14 +220,20 @@ def _reading(text: str, expectation: Expectation, parse_json: ParseJson, faults:
         return JsonReading(form="invalid")
 
 
-def _arguments_hold(call: ToolCall, tools: Mapping[str, SchemaCheck], parse_json: ParseJson) -> bool:
+def _arguments_hold(
+    call: ToolCall, tools: Mapping[str, SchemaCheck], parse_json: ParseJson, faults: list[BaseException]
+) -> bool:
     if not call.json or call.arguments is None:
         return True
-    value = parse_or_absent(call.arguments, parse_json)
-    if value is ABSENT:
+    try:
+        value = parse_or_absent(call.arguments, parse_json)
+        if value is ABSENT:
+            return False
+        holds = tools.get(call.name)
+        return holds is None or holds(value)
+    except Exception as error:  # noqa: BLE001 - a parser or schema handed in broke its promise; the call must not
+        faults.append(error)
         return False
-    holds = tools.get(call.name)
-    return holds is None or holds(value)
 
 
 def _run_checks(

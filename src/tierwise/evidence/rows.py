@@ -44,6 +44,7 @@ class CallRow:
     system_fingerprint: str | None
     stream: bool
     expects_json: bool
+    """The request, the task or its policy expected JSON."""
     temperature: float | None
     max_tokens: int | None
     choice_count: int | None
@@ -137,6 +138,7 @@ class CallRow:
             if self.cost_usd is None
             else Cost(amount_usd=self.cost_usd, source=cast(CostSource, self.cost_source)),
             json_form=self.json_form,
+            expects_json=self.expects_json,
             checks=self.checks,
             advice=self.advice,
             retries=self.retries,
@@ -180,7 +182,7 @@ def call_values(call: Call) -> tuple[Any, ...]:
         call.started_at_ns, context.name, call.candidate, call.epoch, call.arm, call.rung, call.grade, call.outcome,
         request.provider, request.operation, request.api_type, request.server_address, request.server_port,
         request.model, answer.model, answer.id, answer.service_tier or request.service_tier, answer.system_fingerprint,
-        request.stream, request.expects_json, request.temperature, _bounded(request.max_tokens),
+        request.stream, call.expects_json or request.expects_json, request.temperature, _bounded(request.max_tokens),
         _bounded(request.choice_count), call.duration_s, call.time_to_first_chunk_s, call.time_per_output_chunk_s,
         call.chunks, call.last_try_s, call.retries, call.backoff_s, call.error_type, call.json_form, call.advice,
         answer.output_chars, usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.cache_write_tokens,

@@ -17,7 +17,7 @@ from tierwise.core.policy import TaskPolicy
 from tierwise.core.ports import CompileSchema, ParseJson, PriceBook, Recorder, SchemaCheck
 from tierwise.instrument.dialects import dialect_for
 from tierwise.instrument.dialects.base import Endpoint
-from tierwise.instrument.observation import Observation
+from tierwise.instrument.observation import RAW_RESPONSE_HEADER, Observation
 from tierwise.instrument.providers import STREAM_USAGE, provider_of
 
 _MAX_CACHED: Final = 4096
@@ -104,14 +104,17 @@ class Hook:
         """The hook of a copied client, whose base URL may differ."""
         return Hook(wiring=self.wiring, base_url=base_url, task=self.task, original_class=self.original_class)
 
-    def begin(self, options: Any, stream: bool, stream_cls: Any) -> Observation | None:
+    def begin(self, options: Any, stream: bool) -> Observation | None:
         """Start observing a request; `None` for requests that are not inference. Never raises."""
         try:
             dialect = dialect_for(options.method, options.url)
             body = options.json_data if dialect is not None else None
             if dialect is None or not (type(body) is dict or isinstance(body, Mapping)):
                 return None
-            return Observation(self, dialect, body, options, stream, stream_cls)
+            extra = options.extra_json
+            if extra is not None and isinstance(extra, Mapping):
+                body = {**body, **extra}
+            return Observation(self, dialect, body, stream=bool(stream), raw_mode=raw_mode_of(options))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the call
             self.recorder.internal_error("begin", error)
             return None
@@ -148,6 +151,12 @@ class Hook:
         if model is not None and len(self._last_epochs) < _MAX_CACHED:
             self._last_epochs[candidate, prompt_version] = found
         return found
+
+
+def raw_mode_of(options: Any) -> str | None:
+    """How the caller asked for the raw response of a Stainless client: `true`, `stream`, or not at all."""
+    headers = options.headers
+    return headers.get(RAW_RESPONSE_HEADER) if isinstance(headers, dict) else None
 
 
 def endpoint_of(base_url: Any) -> Endpoint:

@@ -13,9 +13,10 @@ from tierwise.core.call import Answer, Call, Request, TaskContext, Try
 from tierwise.core.cost import Cost, Rates, cost_of, provider_cost
 from tierwise.core.outcome import Choice, Expectation, Judgement, judge, outcome_of_error
 from tierwise.core.ports import SchemaCheck
+from tierwise.instrument.background import open_responses
 from tierwise.instrument.content import content_of
 from tierwise.instrument.context import RunState, current_scope, effective_context
-from tierwise.instrument.dialects.base import Dialect, Reading, StreamReader
+from tierwise.instrument.dialects.base import Dialect, Endpoint, Reading, StreamReader
 
 if TYPE_CHECKING:
     from tierwise.instrument.hook import Hook
@@ -36,18 +37,19 @@ class Observation:
     __slots__ = (
         "_once",
         "_recorded",
+        "background",
         "backoff_s",
         "body",
         "chunks",
         "context",
         "cost_header",
         "dialect",
+        "expects_json",
         "first_at",
         "hide_usage",
         "hook",
         "http_response",
         "last_at",
-        "options",
         "parsed",
         "raw_mode",
         "request",
@@ -58,22 +60,23 @@ class Observation:
         "started_at_ns",
         "stream",
         "stream_attached",
-        "stream_cls",
         "t0",
         "tries",
         "try_t0",
     )  # fmt: skip
 
     def __init__(
-        self, hook: Hook, dialect: Dialect, body: Mapping[str, Any], options: Any, stream: bool, stream_cls: Any
+        self,
+        hook: Hook,
+        dialect: Dialect,
+        body: Mapping[str, Any],
+        *,
+        stream: bool,
+        endpoint: Endpoint | None = None,
+        raw_mode: str | None = None,
     ) -> None:
-        self.hook, self.dialect, self.stream, self.stream_cls = hook, dialect, bool(stream), stream_cls
-        if options.extra_json is not None and isinstance(options.extra_json, Mapping):
-            body = {**body, **options.extra_json}
-        self.body = body
-        headers = options.headers
-        self.raw_mode: str | None = headers.get(RAW_RESPONSE_HEADER) if isinstance(headers, dict) else None
-        self.request: Request = dialect.request(body, hook.endpoint, stream=self.stream)
+        self.hook, self.dialect, self.stream, self.body, self.raw_mode = hook, dialect, stream, body, raw_mode
+        self.request: Request = dialect.request(body, endpoint or hook.endpoint, stream=stream)
         scope = current_scope()
         self.context: TaskContext = effective_context(scope, hook.task)
         self.run: RunState | None = scope.run if scope is not None else None
@@ -84,45 +87,48 @@ class Observation:
         """Only until `request` returns: a lasting reference would make a cycle with a watched response."""
         self.cost_header: Any = None
         self.parsed: Any = None
+        self.expects_json = self.request.expects_json
+        self.background = body.get("background") is True
+        """The response may go on being made after the request (the responses API)."""
         self.stream_attached = self.hide_usage = False
         self.first_at = self.last_at = 0.0
         self.chunks = self.retries = 0
         self.backoff_s = 0.0
         self.tries: list[Try] = []
-        self.options = self._observed_options(options)
         self.started_at_ns = time.time_ns()
         self.t0 = self.try_t0 = time.perf_counter()
         self.span = hook.recorder.start(self.request, self.context, self.started_at_ns)
         if self.run is not None:
             self.rung = self.run.begin(hook.recorder)
 
-    def _observed_options(self, options: Any) -> Any:
+    def observed_options(self, options: Any) -> Any:
         """The options to send: a copy where the post-parser is watched or the stream's usage is asked for."""
         parser = options.post_parser
         watched = callable(parser)
-        asks = self.stream and self.hook.usage_wanted and self._may_ask(options.extra_json)
+        asks = self.stream and self.may_ask_usage()
         if not watched and not asks:
             return options
         copied = options.model_copy() if hasattr(options, "model_copy") else options.copy()
         if watched:
             copied.post_parser = self._watch(parser)
         if asks:
-            copied.json_data = {
-                **options.json_data,
-                "stream_options": {**(self.body.get("stream_options") or {}), "include_usage": True},
-            }
-            self.hide_usage = True
+            copied.json_data = {**options.json_data, "stream_options": self.ask_usage()}
         return copied
 
-    def _may_ask(self, extra_json: Any) -> bool:
-        """Whether usage may be asked for: the caller sees no raw bytes and has said nothing about it."""
+    def may_ask_usage(self) -> bool:
+        """Whether usage may be asked for: the host takes it, the caller sees no raw bytes and said nothing about it."""
         stated = self.body.get("stream_options")
         return (
-            self.raw_mode is None
+            self.hook.usage_wanted
+            and self.raw_mode is None
             and self.dialect.asks_usage
             and (stated is None or (isinstance(stated, Mapping) and "include_usage" not in stated))
-            and not (isinstance(extra_json, Mapping) and "stream_options" in extra_json)
         )
+
+    def ask_usage(self) -> dict[str, Any]:
+        """The stream options that ask for usage; the chunk that it brings is kept back from the caller."""
+        self.hide_usage = True
+        return {**(self.body.get("stream_options") or {}), "include_usage": True}
 
     def _watch(self, parser: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def watched(parsed: Any) -> Any:
@@ -181,11 +187,19 @@ class Observation:
 
     def stream_failed(self, reader: StreamReader, error: BaseException) -> None:
         """A stream broke while it was read; what it had said so far is kept."""
+        if self.background and self._stays_open(reader.reading, ended=reader.finished):
+            return
         self._end("stream_failed", reader.reading, error, streamed=True)
 
     def answered(self, value: Any) -> None:
         """The whole response is there: a client model, decoded JSON, or text and bytes that are none."""
-        self._end("answered", lambda: self._read(value if self.parsed is None else self.parsed))
+
+        def read() -> Reading:
+            return self._read(value if self.parsed is None else self.parsed)
+
+        if self.background and self._stays_open(read, ended=False):
+            return
+        self._end("answered", read)
 
     def answered_unread(self, fault: Exception) -> None:
         """The whole response went to the application, but tierwise could not look at it."""
@@ -195,6 +209,9 @@ class Observation:
     def stream_ended(self, reader: StreamReader, *, exhausted: bool) -> None:
         """A stream ended: exhausted, or left early by the application."""
 
+        if self.background and self._stays_open(reader.reading, ended=reader.finished):
+            return
+
         def reading() -> Reading:
             found = reader.reading()
             if reader.finished or not exhausted:
@@ -202,6 +219,23 @@ class Observation:
             return replace(found, cut=found.usage is None)
 
         self._end("stream_ended", reading, abandoned=lambda: not (exhausted or reader.finished))
+
+    def abandoned(self) -> None:
+        """Nobody will collect the response that this call has open."""
+        self._end("abandoned", lambda: _NOTHING, abandoned=lambda: True)
+
+    def _stays_open(self, read: Callable[[], Reading], *, ended: bool) -> bool:
+        """Keep the call open when its response is still being made: a later request collects it."""
+        if ended or self.ended:
+            return False
+        try:
+            reading = read()
+            if reading.pending and reading.answer.id is not None:
+                open_responses.keep(reading.answer.id, self)
+                return True
+        except Exception as fault:  # noqa: BLE001
+            self.hook.recorder.internal_error("background", fault)
+        return False
 
     def _parsed(self) -> Reading:
         return _NOTHING if self.parsed is None else self.dialect.response(self.parsed)
@@ -312,6 +346,7 @@ class Observation:
             time_per_output_chunk_s=(self.last_at - self.first_at) / gaps if gaps > 0 else None,
             chunks=self.chunks,
             rung=self.rung,
+            expects_json=self.expects_json,
             trace_id=trace_id,
             span_id=span_id,
         )
@@ -346,7 +381,7 @@ class Observation:
     def _expectation(self, reading: Reading) -> Expectation:
         context, wiring, request = self.context, self.hook.wiring, self.request
         policy = wiring.policy_for(context.name)
-        schema = None
+        schema: Mapping[str, object] | None = None
         expects = request.expects_json or context.expects == "json" or context.schema is not None
         if request.expects_json:
             schema = self.dialect.output_schema(self.body)
@@ -355,6 +390,7 @@ class Observation:
         elif policy is not None and context.expects is None:
             expects = expects or policy.expects == "json" or policy.schema is not None
             schema = schema if schema is not None else policy.schema
+        self.expects_json = expects
         checks = wiring.checks_for(context.name)
         tools: dict[str, SchemaCheck] = {}
         for choice in reading.choices:

@@ -14,7 +14,8 @@ import time
 from typing import Any, Final
 
 from tierwise.core.errors import ConfigError
-from tierwise.instrument.hook import Hook, Wiring
+from tierwise.instrument.background import open_response, open_responses
+from tierwise.instrument.hook import Hook, Wiring, raw_mode_of
 from tierwise.instrument.observation import Observation, current
 from tierwise.instrument.streams import attach, observed_class, watch_response
 
@@ -89,14 +90,22 @@ def _override(made: type, original: type, name: str, maker: Any) -> None:
 def _sync_request(bare: Any) -> Any:
     def request(self: Any, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         hook: Hook | None = self.__dict__.get(_HOOK)
-        observation = None if hook is None else hook.begin(options, stream, stream_cls)
+        observation = None if hook is None else hook.begin(options, stream)
         if observation is None:
-            return bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
-        if stream_cls is not None:
-            stream_cls = _observed_stream(observation, stream_cls)
+            collecting = _collecting(options) if hook is not None and open_responses else None
+            if collecting is None:
+                return bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
+            try:
+                result = bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
+            except BaseException:
+                open_responses.keep(*collecting)
+                raise
+            _collected(collecting[1], options, result, stream)
+            return result
+        options, stream_cls = _observed(observation, options, stream_cls)
         tokens = observation.enter()
         try:
-            result = bare(self, cast_to, observation.options, stream=stream, stream_cls=stream_cls)
+            result = bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
         except BaseException as error:
             observation.leave(tokens)
             observation.failed(error)
@@ -111,14 +120,22 @@ def _sync_request(bare: Any) -> Any:
 def _async_request(bare: Any) -> Any:
     async def request(self: Any, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         hook: Hook | None = self.__dict__.get(_HOOK)
-        observation = None if hook is None else hook.begin(options, stream, stream_cls)
+        observation = None if hook is None else hook.begin(options, stream)
         if observation is None:
-            return await bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
-        if stream_cls is not None:
-            stream_cls = _observed_stream(observation, stream_cls)
+            collecting = _collecting(options) if hook is not None and open_responses else None
+            if collecting is None:
+                return await bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
+            try:
+                result = await bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
+            except BaseException:
+                open_responses.keep(*collecting)
+                raise
+            _collected(collecting[1], options, result, stream)
+            return result
+        options, stream_cls = _observed(observation, options, stream_cls)
         tokens = observation.enter()
         try:
-            result = await bare(self, cast_to, observation.options, stream=stream, stream_cls=stream_cls)
+            result = await bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
         except BaseException as error:
             observation.leave(tokens)
             observation.failed(error)
@@ -130,34 +147,56 @@ def _async_request(bare: Any) -> Any:
     return request
 
 
-def _observed_stream(observation: Observation, stream_cls: Any) -> Any:
+def _observed(observation: Observation, options: Any, stream_cls: Any) -> tuple[Any, Any]:
+    """The options and the stream class to go on with; never raises."""
     try:
-        return observed_class(stream_cls)
+        options = observation.observed_options(options)
+        if stream_cls is not None:
+            stream_cls = observed_class(stream_cls)
     except Exception as fault:  # noqa: BLE001
-        observation.hook.recorder.internal_error("stream_class", fault)
-        return stream_cls
+        observation.hook.recorder.internal_error("options", fault)
+    return options, stream_cls
 
 
 def _returned(observation: Observation, result: Any) -> None:
     """The request returned: finish now, or once the body has been read. Never raises."""
     try:
         response, observation.http_response = observation.http_response, None
-        if observation.stream_attached:
-            return
-        if response is None:
-            response = getattr(result, "http_response", None)
-        if observation.raw_mode == "stream" or (observation.raw_mode is not None and observation.stream):
-            if response is not None:
-                watch_response(response, observation, sse=observation.stream)
-            return
-        if observation.stream:
-            attach(result, observation)
-            return
-        if observation.raw_mode is not None or result is response:
-            result = _decoded(response)
-        observation.answered(result)
+        if not observation.stream_attached:
+            _finish_or_watch(observation, result, response, observation.raw_mode, stream=observation.stream)
     except Exception as fault:  # noqa: BLE001
         observation.hook.recorder.internal_error("returned", fault)
+
+
+def _finish_or_watch(
+    observation: Observation, result: Any, response: Any, raw_mode: str | None, *, stream: bool
+) -> None:
+    if response is None:
+        response = getattr(result, "http_response", None)
+    if raw_mode == "stream" or (raw_mode is not None and stream):
+        if response is not None:
+            watch_response(response, observation, sse=stream)
+    elif stream:
+        attach(result, observation)
+    else:
+        observation.answered(_decoded(response) if raw_mode is not None or result is response else result)
+
+
+def _collecting(options: Any) -> tuple[str, Observation] | None:
+    """The open background call that a request may bring the end of. Never raises."""
+    try:
+        return open_response(str(options.method), str(options.url))
+    except Exception:  # noqa: BLE001 - options of another shape: no call of ours
+        return None
+
+
+def _collected(observation: Observation, options: Any, result: Any, stream: bool) -> None:
+    """A request for an open response returned: the call ends with it, or stays open. Never raises."""
+    try:
+        raw_mode = raw_mode_of(options)
+        _finish_or_watch(observation, result, None, raw_mode, stream=bool(stream))
+    except Exception as fault:  # noqa: BLE001
+        observation.hook.recorder.internal_error("collected", fault)
 
 
 def _decoded(response: Any) -> Any:

@@ -29,6 +29,8 @@ class Reading:
     usage: Usage | None
     choices: tuple[Choice, ...]
     error_type: str | None = None
+    pending: bool = False
+    """The response is still being made, in the background."""
     cut: bool = False
     """The stream ended without saying how, and without its usage."""
 

@@ -12,12 +12,15 @@ from tierwise.instrument.dialects.values import (
     content_text,
     error_type_of,
     extra,
+    fault_of,
     fields,
     get,
     integer,
+    mean_of,
     number,
     strings,
     text_of,
+    token_logprobs,
     usage_of,
 )
 
@@ -72,6 +75,7 @@ def choice_of(choice: Any) -> Choice:
     if legacy is not None and not tools:
         tools = (tool_call_of({"function": fields(legacy)}),)
     refusal = said.get("refusal")
+    logprobs = found.get("logprobs")
     return Choice(
         text=content if content is None or isinstance(content, str) else content_text(content),
         refusal=refusal if isinstance(refusal, str) and refusal else None,
@@ -79,18 +83,20 @@ def choice_of(choice: Any) -> Choice:
         tool_calls=tools,
         has_audio=said.get("audio") is not None,
         has_other_output=bool(extra(message, "images")),
+        mean_logprob=None if logprobs is None else mean_of(token_logprobs(logprobs)),
     )
 
 
 class _ChoiceState:
     """What one choice of a stream has said so far."""
 
-    __slots__ = ("audio", "finish_reason", "other", "refusal", "texts", "tools")
+    __slots__ = ("audio", "finish_reason", "logprobs", "other", "refusal", "texts", "tools")
 
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.refusal: list[str] = []
         self.finish_reason: str | None = None
+        self.logprobs: list[float] = []
         self.tools: dict[Any, list[Any]] = {}
         self.audio = False
         self.other = False
@@ -144,6 +150,7 @@ class _ChoiceState:
             ),
             has_audio=self.audio,
             has_other_output=self.other,
+            mean_logprob=mean_of(self.logprobs) if self.logprobs else None,
         )
 
 
@@ -168,16 +175,20 @@ class ChatStream:
         # Nearly every chunk is one piece of text in one choice: looked at with a few look-ups.
         try:
             found = chunk.__dict__
-            choices = found["choices"]
-            if found["usage"] is None and not self._first and len(choices) == 1:
-                one = choices[0].__dict__
+            if found["usage"] is None and not self._first:
+                (only,) = found["choices"]
+                one = only.__dict__
                 delta = one["delta"]
-                if one["finish_reason"] is None and one["index"] == 0 and delta.__pydantic_fields_set__ <= _PLAIN:
+                if (
+                    one["finish_reason"] is one["logprobs"] is None
+                    and one["index"] == 0
+                    and delta.__pydantic_fields_set__ <= _PLAIN
+                ):
                     content = delta.__dict__["content"]
                     if content.__class__ is str and not delta.__pydantic_extra__:
                         self._texts.append(content)
                         return False
-        except (AttributeError, KeyError, TypeError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             pass
         return self._see(chunk)
 
@@ -213,6 +224,9 @@ class ChatStream:
                 or getattr(delta, "__pydantic_extra__", None)
             ):
                 state.odd(delta, said)
+            logprobs = one.get("logprobs")
+            if logprobs is not None:
+                state.logprobs += token_logprobs(logprobs)
             reason = one.get("finish_reason")
             if reason is not None and isinstance(reason, str) and reason:
                 state.finish_reason = reason
@@ -307,25 +321,25 @@ class Chat:
         found = fields(value)
         listed = found.get("choices")
         choices = tuple(map(choice_of, listed)) if isinstance(listed, list) else ()
-        error = None if choices else extra(value, "error") or found.get("error")
         usage: Usage | None = usage_of(found.get("usage"))
         reasons = tuple([choice.finish_reason or "error" for choice in choices])
         chars = 0
         for choice in choices:
             if choice.text:
                 chars += len(choice.text)
+        stopped = any(choice.finish_reason for choice in choices)
         return Reading(
             answer=Answer(
                 id=text_of(found.get("id")),
                 model=text_of(found.get("model")),
-                finish_reasons=reasons if any(choice.finish_reason for choice in choices) else (),
+                finish_reasons=reasons if stopped else (),
                 service_tier=text_of(found.get("service_tier")),
                 system_fingerprint=text_of(found.get("system_fingerprint")),
                 output_chars=chars,
             ),
             usage=usage,
             choices=choices,
-            error_type=error_type_of(error) if error else None,
+            error_type=None if stopped or chars else fault_of(value, "choices"),
         )
 
     def stream(self) -> ChatStream:

@@ -10,7 +10,7 @@ from tierwise.core.call import Request
 from tierwise.core.outcome import Choice
 from tierwise.instrument.dialects.base import Endpoint, Reading
 from tierwise.instrument.dialects.chat import Chat
-from tierwise.instrument.dialects.values import fields
+from tierwise.instrument.dialects.values import fields, mean_of, token_logprobs
 
 
 class Completions(Chat):
@@ -33,8 +33,9 @@ class Completions(Chat):
 
 def _choice_of(choice: Any) -> Choice:
     found = fields(choice)
-    text, reason = found.get("text"), found.get("finish_reason")
+    text, reason, logprobs = found.get("text"), found.get("finish_reason"), found.get("logprobs")
     return Choice(
         text=text if isinstance(text, str) else None,
         finish_reason=reason if isinstance(reason, str) and reason else None,
+        mean_logprob=None if logprobs is None else mean_of(token_logprobs(logprobs)),
     )

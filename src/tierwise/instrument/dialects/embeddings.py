@@ -8,7 +8,7 @@ from typing import Any
 from tierwise.core.call import Answer, Request
 from tierwise.instrument.dialects.base import Endpoint, Reading
 from tierwise.instrument.dialects.chat import ChatStream
-from tierwise.instrument.dialects.values import error_type_of, extra, fields, integer, text_of, usage_of
+from tierwise.instrument.dialects.values import fault_of, fields, integer, text_of, usage_of
 
 
 class Embeddings:
@@ -34,12 +34,11 @@ class Embeddings:
     def response(self, value: Any) -> Reading:
         """Read a whole response."""
         found = fields(value)
-        error = extra(value, "error") or found.get("error")
         return Reading(
             answer=Answer(id=text_of(found.get("id")), model=text_of(found.get("model"))),
             usage=usage_of(found.get("usage")),
             choices=(),
-            error_type=error_type_of(error) if error and not found.get("data") else None,
+            error_type=None if isinstance(found.get("data"), list) and found["data"] else fault_of(value, "data"),
         )
 
     def stream(self) -> ChatStream:

@@ -8,11 +8,24 @@ from typing import Any, Final
 from tierwise.core.call import Answer, Request
 from tierwise.core.outcome import Choice, ToolCall
 from tierwise.instrument.dialects.base import Endpoint, Reading
-from tierwise.instrument.dialects.values import error_type_of, extra, fields, get, integer, number, text_of, usage_of
+from tierwise.instrument.dialects.values import (
+    MALFORMED,
+    error_type_of,
+    extra,
+    fault_of,
+    fields,
+    get,
+    integer,
+    mean_of,
+    number,
+    text_of,
+    token_logprobs,
+    usage_of,
+)
 
 _FINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _SILENT: Final = frozenset({"reasoning", "message", "function_call", "custom_tool_call", "compaction"})
-_PENDING: Final = frozenset({"queued", "in_progress"})
+_PENDING: Final = frozenset({"queued", "in_progress"})  # only in the background
 
 
 def format_of(body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -23,14 +36,14 @@ def format_of(body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def finish_reason_of(response: Any, *, has_tools: bool) -> str | None:
-    """The status in the chat API's words: `stop`, `tool_calls`, `length`, `content_filter`; `None` while it is pending."""
+    """The status in the chat API's words: `stop`, `tool_calls`, `length`, `content_filter`, `cancelled`; else `None`."""
     status = get(response, "status")
     if status == "completed":
         return "tool_calls" if has_tools else "stop"
     if status == "incomplete":
         reason = get(get(response, "incomplete_details"), "reason")
         return "length" if reason in (None, "max_output_tokens") else text_of(reason)
-    return None
+    return "cancelled" if status == "cancelled" else None
 
 
 def choice_of(response: Any) -> Choice:
@@ -38,6 +51,7 @@ def choice_of(response: Any) -> Choice:
     texts: list[str] = []
     refusals: list[str] = []
     tools: list[ToolCall] = []
+    found: list[float] = []
     other = get(response, "status") in _PENDING
     output = get(response, "output")
     for item in output if isinstance(output, list) else ():
@@ -50,6 +64,9 @@ def choice_of(response: Any) -> Choice:
                     texts.append(text)
                 elif isinstance(refusal, str):
                     refusals.append(refusal)
+                logprobs = get(part, "logprobs")
+                if logprobs:
+                    found += token_logprobs(logprobs)
         elif kind in ("function_call", "custom_tool_call"):
             is_json = kind == "function_call"
             arguments = get(item, "arguments" if is_json else "input")
@@ -68,6 +85,7 @@ def choice_of(response: Any) -> Choice:
         finish_reason=finish_reason_of(response, has_tools=bool(tools)),
         tool_calls=tuple(tools),
         has_other_output=other,
+        mean_logprob=mean_of(found) if found else None,
     )
 
 
@@ -75,8 +93,13 @@ def reading_of(response: Any) -> Reading:
     """Read a whole response object."""
     choice = choice_of(response)
     status = get(response, "status")
-    error = get(response, "error")
-    failed = status == "failed" or (bool(error) and get(response, "output") is None)
+    error_type = None
+    if status == "failed":
+        error_type = error_type_of(get(response, "error"))
+    elif choice.text is None and not choice.tool_calls:
+        error_type = fault_of(response, "output")
+        if error_type == MALFORMED and (status == "incomplete" or status in _PENDING):
+            error_type = None
     return Reading(
         answer=Answer(
             id=text_of(get(response, "id")),
@@ -87,7 +110,8 @@ def reading_of(response: Any) -> Reading:
         ),
         usage=usage_of(get(response, "usage")),
         choices=(choice,),
-        error_type=error_type_of(error) if failed else None,
+        error_type=error_type,
+        pending=status in _PENDING,
     )
 
 
@@ -135,6 +159,7 @@ class ResponsesStream:
             usage=None,
             choices=(Choice(text=text or None),),
             error_type=error_type_of(error) if error else None,
+            pending=not error,
         )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tierwise.core.call import Usage
 from tierwise.core.cost import provider_cost
 
+MALFORMED: Final = "malformed"
+"""Error type of an HTTP 200 whose JSON is not what the API answers with."""
 _MAX_TEXT: Final = 256
 _EMPTY: Final[dict[str, Any]] = {}
 _INPUT_DETAILS: Final = {
@@ -48,8 +51,13 @@ def text_of(value: Any) -> str | None:
 
 
 def number(value: Any) -> float | None:
-    """A number as float; booleans, sentinels and strings are `None`."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    """A number as float; booleans, sentinels, strings and integers too large for a float are `None`."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            return None
+    return None
 
 
 def integer(value: Any) -> int | None:
@@ -130,6 +138,48 @@ def _details(value: Any, names: dict[str, str], into: dict[str, int]) -> None:
                     tokens = count(number_of)
                     if tokens is not None:
                         into[known] = tokens
+
+
+def token_logprobs(value: Any) -> list[float]:
+    """The finite log probabilities of an answer's tokens, wherever an API puts them.
+
+    A list of entries with `logprob` (responses), an object with such a list as `content` (chat) or with a list of
+    numbers as `token_logprobs` (legacy completions, and chat on some servers).
+    """
+    listed = value if isinstance(value, list) else get(value, "content")
+    if isinstance(listed, list):
+        found = [number(get(entry, "logprob")) for entry in listed]
+    else:
+        listed = get(value, "token_logprobs")
+        found = [number(entry) for entry in listed] if isinstance(listed, list) else []
+    return [one for one in found if one is not None and math.isfinite(one)]
+
+
+def mean_of(logprobs: Sequence[float]) -> float | None:
+    """The mean; `None` for none, or when it has no finite value."""
+    mean = sum(logprobs) / len(logprobs) if logprobs else math.nan
+    return mean if math.isfinite(mean) else None
+
+
+def fault_of(value: Any, name: str) -> str | None:
+    """Why a body with nothing under `name`, where the answer belongs, is an error; `None` for an answer that is empty.
+
+    An error object inside gives its own name. An empty list is an answer of nothing, and so is null in a body that says
+    what it is, as some servers write an empty list so; anything else is `malformed`.
+    """
+    found = fields(value)
+    listed = found.get(name)
+    if isinstance(listed, list) and any(map(fields, listed)):
+        return None
+    error = extra(value, "error") or found.get("error")
+    if error:
+        return error_type_of(error)
+    if listed == []:
+        return None
+    stated = name in getattr(value, "__pydantic_fields_set__", found)
+    if listed is None and stated and (found.get("id") or found.get("model") or found.get("usage")):
+        return None
+    return MALFORMED
 
 
 def error_type_of(error: Any) -> str:
