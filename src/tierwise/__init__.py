@@ -9,7 +9,7 @@ with tierwise.task("strict-json"):
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, overload
 
 from tierwise.core.errors import ConfigError, EvidenceError, RouteError, StoreError, TierwiseError
 from tierwise.instrument.context import task
@@ -42,6 +42,19 @@ __all__ = [
 Client = TypeVar("Client")
 
 
+@overload
+def instrument(
+    client: None = None,
+    *,
+    task: str | None = None,
+    config: str | Path | Policy | None = None,
+    store: str | Path | SqliteStore | None = None,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    logger_provider: LoggerProvider | None = None,
+    stream_usage: bool | None = None,
+) -> None: ...
+@overload
 def instrument(
     client: Client,
     *,
@@ -52,8 +65,22 @@ def instrument(
     meter_provider: MeterProvider | None = None,
     logger_provider: LoggerProvider | None = None,
     stream_usage: bool | None = None,
-) -> Client:
-    """Observe every call of an OpenAI client; returns the same object, so it fits on one line.
+) -> Client: ...
+def instrument(
+    client: Client | None = None,
+    *,
+    task: str | None = None,
+    config: str | Path | Policy | None = None,
+    store: str | Path | SqliteStore | None = None,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    logger_provider: LoggerProvider | None = None,
+    stream_usage: bool | None = None,
+) -> Client | None:
+    """Observe every call of an OpenAI-compatible client; returns the same object, so it fits on one line.
+
+    Without a client every client of a known package (openai, groq, together, cerebras) that is made later is observed.
+    The module `openai` itself stands for the client behind `openai.chat`.
 
     `task` names the work of calls outside any `tierwise.task(...)`. `config` is the path of a tierwise.yaml or a policy;
     without it `TIERWISE_CONFIG`, then the nearest tierwise.yaml upward is read. `store` is a path, an open store or
@@ -66,7 +93,7 @@ def instrument(
     """
     from tierwise import runtime
 
-    runtime.instrument_client(
+    runtime.instrument_clients(
         client,
         task=task,
         config=config,
@@ -79,11 +106,18 @@ def instrument(
     return client
 
 
-def uninstrument(client: Client) -> Client:
-    """Undo `instrument` entirely: the client has its own class again and nothing of ours. Returns the same object."""
-    from tierwise.instrument import stainless
+@overload
+def uninstrument(client: None = None) -> None: ...
+@overload
+def uninstrument(client: Client) -> Client: ...
+def uninstrument(client: Client | None = None) -> Client | None:
+    """Undo `instrument` entirely: the client has its own class again and nothing of ours. Returns the same object.
 
-    stainless.uninstrument(client)
+    Without a client, clients made from now on are left alone; those made before stay observed.
+    """
+    from tierwise import runtime
+
+    runtime.uninstrument_clients(client)
     return client
 
 

@@ -8,12 +8,13 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tierwise.config.settings import Settings, read_settings
 from tierwise.core.errors import StoreError
 from tierwise.core.policy import Policy
-from tierwise.instrument import stainless
+from tierwise.instrument import everywhere, stainless
 from tierwise.instrument.checks import checks_for
 from tierwise.instrument.context import bench_round
 from tierwise.instrument.hook import Wiring
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from tierwise.pricing.book import CatalogueBook
     from tierwise.telemetry import Telemetry
 
-__all__ = ["Runtime", "bench_round", "force_flush", "instrument_client", "open_store", "shutdown"]
+__all__ = ["Runtime", "bench_round", "force_flush", "instrument_clients", "open_store", "shutdown", "uninstrument_clients"]
 
 _log = logging.getLogger("tierwise")
 _lock = threading.Lock()
@@ -50,7 +51,7 @@ class Runtime:
         self.telemetry.shutdown()
 
 
-def instrument_client(
+def instrument_clients(
     client: Any,
     *,
     task: str | None,
@@ -61,7 +62,10 @@ def instrument_client(
     logger_provider: Any,
     stream_usage: bool | None,
 ) -> None:
-    """Instrument one client; see `tierwise.instrument`. Raises `ConfigError` or `StoreError` here, never at a call."""
+    """Instrument one client, or without one every client made later; see `tierwise.instrument`.
+
+    Raises `ConfigError` or `StoreError` here, never at a call.
+    """
     given = store if isinstance(store, (str, Path)) else None
     settings = read_settings(config=None if isinstance(config, Policy) else config, store=given)
     policy = config if isinstance(config, Policy) else _policy(settings)
@@ -78,7 +82,26 @@ def instrument_client(
         stream_usage=stream_usage,
         wait_for_prices=book.wait,
     )
-    stainless.instrument(client, wiring, task)
+
+
+    def observe(made: Any) -> None:
+        stainless.instrument(made, wiring, task)
+
+    if client is None:
+        everywhere.observe_new_clients(observe)
+    elif not (isinstance(client, ModuleType) and everywhere.observe_module_client(client, observe)):
+        observe(client)
+
+
+def uninstrument_clients(client: Any) -> None:
+    """Undo `instrument_clients` for the same argument; harmless when it was not instrumented."""
+    if client is None:
+        everywhere.forget_new_clients()
+        return
+    if isinstance(client, ModuleType):
+        client = everywhere.forget_module_client(client)
+    if client is not None:
+        stainless.uninstrument(client)
 
 
 def _policy(settings: Settings) -> Policy:

@@ -71,6 +71,7 @@ class Hook:
     """What an instrumented client carries: its endpoint, its default task and the wiring."""
 
     __slots__ = (
+        "_base_url",
         "_epochs",
         "_last_epochs",
         "_limits",
@@ -89,28 +90,34 @@ class Hook:
         self.recorder = wiring.recorder
         self.task = task or UNASSIGNED
         self.original_class = original_class
-        self.endpoint = endpoint_of(base_url)
-        self.first_party = self.endpoint.provider != self.endpoint.address
-        """A known provider's own host: no gateway that would state a cost in a header."""
-        self.usage_wanted = (
-            wiring.stream_usage if wiring.stream_usage is not None else self.endpoint.provider in STREAM_USAGE
-        )
+        self._set_endpoint(base_url)
         self.schemas = SchemaCache(wiring.compile_schema, wiring.recorder.internal_error)
         self._epochs: dict[tuple[Any, ...], str] = {}
         self._last_epochs: dict[tuple[str, str | None], str] = {}
         self._limits: dict[int | None, Expectation] = {}
 
+    def _set_endpoint(self, base_url: Any) -> None:
+        self._base_url = base_url
+        self.endpoint = endpoint_of(base_url)
+        self.first_party = self.endpoint.provider != self.endpoint.address
+        """A known provider's own host: no gateway that would state a cost in a header."""
+        wanted = self.wiring.stream_usage
+        self.usage_wanted = wanted if wanted is not None else self.endpoint.provider in STREAM_USAGE
+
     def for_copy(self, base_url: Any) -> Hook:
         """The hook of a copied client, whose base URL may differ."""
         return Hook(wiring=self.wiring, base_url=base_url, task=self.task, original_class=self.original_class)
 
-    def begin(self, options: Any, stream: bool) -> Observation | None:
-        """Start observing a request; `None` for requests that are not inference. Never raises."""
+    def begin(self, options: Any, stream: bool, client: Any) -> Observation | None:
+        """Start observing a request of `client`; `None` for requests that are not inference. Never raises."""
         try:
             dialect = dialect_for(options.method, options.url)
             body = options.json_data if dialect is not None else None
             if dialect is None or not (type(body) is dict or isinstance(body, Mapping)):
                 return None
+            base_url = client.base_url
+            if base_url is not self._base_url and base_url != self._base_url:
+                self._set_endpoint(base_url)  # it may be set on a client at any time
             extra = options.extra_json
             if extra is not None and isinstance(extra, Mapping):
                 body = {**body, **extra}

@@ -289,6 +289,7 @@ class Observation:
             error_type=None if error is None or outcome == "cancelled" else type(error).__name__,
             retries=self.retries,
             rung=self.rung,
+            expects_json=self.expects_json,
         )
         try:
             self.hook.recorder.finish(self.span, call)
@@ -311,6 +312,7 @@ class Observation:
         self, reading: Reading, error: BaseException | None, *, streamed: bool = False, abandoned: bool = False
     ) -> None:
         ended = time.perf_counter()
+        self.expects_json = self._json_expected()
         judgement = self._judge(reading, error, streamed=streamed, abandoned=abandoned)
         if isinstance(error, Exception) and not reading.choices:
             self._last_try_failed(error)
@@ -378,19 +380,23 @@ class Observation:
             return replace(judged, outcome="json_mismatch" if self.request.expects_json else "error")
         return judged
 
+    def _json_expected(self) -> bool:
+        """Whether request, task or, where the task says nothing, its policy expect JSON."""
+        context = self.context
+        if self.request.expects_json or context.expects == "json" or context.schema is not None:
+            return True
+        policy = self.hook.wiring.policy_for(context.name) if context.expects is None else None
+        return policy is not None and (policy.expects == "json" or policy.schema is not None)
+
     def _expectation(self, reading: Reading) -> Expectation:
         context, wiring, request = self.context, self.hook.wiring, self.request
         policy = wiring.policy_for(context.name)
-        schema: Mapping[str, object] | None = None
-        expects = request.expects_json or context.expects == "json" or context.schema is not None
-        if request.expects_json:
-            schema = self.dialect.output_schema(self.body)
+        expects = self.expects_json
+        schema = self.dialect.output_schema(self.body) if request.expects_json else None
         if context.schema is not None:
             schema = context.schema
-        elif policy is not None and context.expects is None:
-            expects = expects or policy.expects == "json" or policy.schema is not None
-            schema = schema if schema is not None else policy.schema
-        self.expects_json = expects
+        elif policy is not None and context.expects is None and schema is None:
+            schema = policy.schema
         checks = wiring.checks_for(context.name)
         tools: dict[str, SchemaCheck] = {}
         for choice in reading.choices:

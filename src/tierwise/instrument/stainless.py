@@ -21,6 +21,7 @@ from tierwise.instrument.streams import attach, observed_class, watch_response
 
 _log = logging.getLogger("tierwise")
 _HOOK: Final = "_tierwise"
+_BARE: Final = "_tierwise_bare"
 _classes: dict[type, type] = {}
 _told: set[tuple[type, str]] = set()
 
@@ -36,10 +37,9 @@ def instrument(client: Any, wiring: Wiring, task: str | None) -> None:
         raise ConfigError(
             f"cannot instrument {type(client).__name__}: it has no request() and base_url; pass an OpenAI client"
         )
-    known: Hook | None = client.__dict__.get(_HOOK)
-    original = known.original_class if known is not None else type(client)
+    original = getattr(type(client), _BARE, type(client))
     client.__dict__[_HOOK] = Hook(wiring=wiring, base_url=client.base_url, task=task, original_class=original)
-    if known is None:
+    if type(client) is original:
         client.__class__ = _observed_class(original)
 
 
@@ -59,6 +59,7 @@ def _observed_class(original: type) -> type:
             "__module__": original.__module__,
             "__qualname__": original.__qualname__,
             "__doc__": original.__doc__,
+            _BARE: original,
         }
         made = type(original.__name__, (original,), namespace)
         asynchronous = inspect.iscoroutinefunction(inspect.unwrap(original.request))  # type: ignore[attr-defined]
@@ -90,7 +91,7 @@ def _override(made: type, original: type, name: str, maker: Any) -> None:
 def _sync_request(bare: Any) -> Any:
     def request(self: Any, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         hook: Hook | None = self.__dict__.get(_HOOK)
-        observation = None if hook is None else hook.begin(options, stream)
+        observation = None if hook is None else hook.begin(options, stream, self)
         if observation is None:
             collecting = _collecting(options) if hook is not None and open_responses else None
             if collecting is None:
@@ -120,7 +121,7 @@ def _sync_request(bare: Any) -> Any:
 def _async_request(bare: Any) -> Any:
     async def request(self: Any, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         hook: Hook | None = self.__dict__.get(_HOOK)
-        observation = None if hook is None else hook.begin(options, stream)
+        observation = None if hook is None else hook.begin(options, stream, self)
         if observation is None:
             collecting = _collecting(options) if hook is not None and open_responses else None
             if collecting is None:

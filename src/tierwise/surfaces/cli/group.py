@@ -16,6 +16,7 @@ from tierwise.surfaces.cli.common import clean, err
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("tierwise.surfaces.cli.demo", "See it work on simulated models: no key, no network, under a minute."),
+    "run": ("tierwise.surfaces.cli.run", "Start a Python program with its clients observed, its code unchanged."),
     "bench": ("tierwise.surfaces.cli.bench", "Measure models on a suite of tasks through any OpenAI-compatible URL."),
     "status": ("tierwise.surfaces.cli.status", "Tasks, models, success, cost and latency of recorded calls."),
     "calls": ("tierwise.surfaces.cli.calls", "List recorded calls."),
