@@ -110,7 +110,7 @@ def test_keep_pins_the_first_route_only(files: Files) -> None:
     first = files.apply(recommend("KEEP"))
     assert (first.version, first.routes["t"].primary) == (1, "old")
     assert files.apply(recommend("KEEP")).version == 1
-    assert [entry.action for entry in read_history(files.audit).entries] == ["pin", "none"]
+    assert [entry.action for entry in read_history(files.audit).entries] == ["pin"]
 
 
 @pytest.mark.parametrize("verdict", ["HOLD", "INSUFFICIENT", "TRIAL"])
@@ -121,6 +121,27 @@ def test_other_verdicts_change_nothing_and_are_recorded(files: Files, verdict: V
     (entry,) = read_history(files.audit).entries
     assert (entry.action, entry.verdict, entry.changed) == ("none", verdict, False)
     assert entry.reasons == ({"code": "why", "text": f"because {verdict}"},)
+
+
+def test_a_verdict_that_changes_nothing_is_logged_once(files: Files) -> None:
+    """Looking every hour fills no log: what changes nothing is an entry only when its task's verdict is another one."""
+    for verdict in ("INSUFFICIENT", "INSUFFICIENT", "HOLD", "HOLD", "INSUFFICIENT"):
+        files.apply(recommend(verdict), recommend("KEEP", task="other"))  # type: ignore[arg-type]
+    entries = [(entry.task, entry.action, entry.verdict) for entry in read_history(files.audit).entries]
+    assert entries == [
+        ("t", "none", "INSUFFICIENT"),
+        ("other", "pin", "KEEP"),
+        ("t", "none", "HOLD"),
+        ("t", "none", "INSUFFICIENT"),
+    ]
+
+
+def test_an_unreadable_log_stops_a_run_that_would_change_nothing(files: Files) -> None:
+    """Whether a verdict is new cannot be told without the log: an error, and no table."""
+    files.audit.mkdir()
+    with pytest.raises(RouteError, match="cannot be read"):
+        files.apply(recommend("HOLD"))
+    assert files.table() == RouteTable()
 
 
 def test_trial_starts_a_canary_when_asked(files: Files) -> None:

@@ -50,7 +50,7 @@ BRAND = Route(task="summary", primary="claude-sonnet-4-5")
 
 def test_two_published_rounds_of_strict_json_are_insufficient_with_runs_needed() -> None:
     """After two rounds the fenced incumbent looks bad but nothing is shown; the runs still needed are named."""
-    found = decide(strict_json(2), strict_policy(), BRAND, NOW)
+    found = decide(strict_json(2), replace(strict_policy(), guardrails=()), BRAND, NOW)
     assert found.verdict == "INSUFFICIENT"
     assert found.primary == "claude-sonnet-4-5"
     assert found.runs_needed == 4
@@ -59,10 +59,14 @@ def test_two_published_rounds_of_strict_json_are_insufficient_with_runs_needed()
 
 @pytest.mark.parametrize("guarded", [True, False])
 def test_strict_json_is_promoted_after_exactly_six_rounds(guarded: bool) -> None:
-    """0 of 6 against 6 of 6 passes the exact test at two challengers, 0 of 5 against 5 of 5 does not."""
+    """0 of 6 against 6 of 6 passes the exact test at two challengers, 0 of 5 against 5 of 5 does not.
+
+    Two fenced answers already refute a JSON validity of .99: from then on the incumbent is an alarm, not a wait.
+    """
     wanted = strict_policy() if guarded else replace(strict_policy(), guardrails=())
     verdicts = [decide(strict_json(n), wanted, BRAND, NOW).verdict for n in range(1, 9)]
-    assert verdicts == ["INSUFFICIENT"] * 5 + ["PROMOTE"] * 3
+    waiting = ["INSUFFICIENT", *["HOLD"] * 4] if guarded else ["INSUFFICIENT"] * 5
+    assert verdicts == waiting + ["PROMOTE"] * 3
 
 
 def test_strict_json_promotion_names_gemini_with_a_fallback_and_its_reasons() -> None:

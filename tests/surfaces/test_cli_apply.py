@@ -78,6 +78,19 @@ def test_rollback_goes_back_and_history_tells(routes: Path) -> None:
     assert "nothing to go back to" in again.stderr
 
 
+def test_history_of_tasks_named_by_place_or_option(routes: Path) -> None:
+    """`history TASK` and `history --task TASK` show the same; applying again without news adds nothing."""
+    invoke("apply", "--yes")
+    invoke("apply", "--yes")
+    forms = (["strict-json"], ["--task", "strict-json"], ["rare", "--task", "strict-json"])
+    one, other, both = (json.loads(invoke("history", *form, "--json").stdout)["entries"] for form in forms)
+    assert one == other
+    assert [entry["action"] for entry in one] == ["none", "promote"]
+    assert {entry["task"] for entry in both} == {"rare", "strict-json"}
+    invoke("apply", "--yes")
+    assert json.loads(invoke("history", "--task", "strict-json", "--json").stdout)["entries"] == one
+
+
 def test_history_before_any_decision(routes: Path) -> None:
     """An empty history says how to make one and exits 0."""
     done = invoke("history")

@@ -40,6 +40,17 @@ def test_validate_passes_with_warnings(tmp_path: Path) -> None:
     assert "valid, 1 task(s), 1 warning(s)" in done.stderr
 
 
+def test_validate_takes_the_policy_as_other_commands_do(tmp_path: Path) -> None:
+    """`--config FILE` names a file like the argument does, and both may be given."""
+    (tmp_path / "a.yaml").write_text("tasks: {t: {candidates: [m]}}\n")
+    (tmp_path / "b.yaml").write_text("tiers: 3\n")
+    assert CliRunner().invoke(cli, ["validate", "--config", "a.yaml"]).exit_code == 0
+    done = CliRunner().invoke(cli, ["validate", "a.yaml", "--config", "b.yaml"])
+    assert done.exit_code == 2
+    assert "b.yaml:1:8" in done.stdout
+    assert "a.yaml: valid" in done.stderr
+
+
 def test_validate_json(tmp_path: Path) -> None:
     """`--json` gives every finding with its place."""
     (tmp_path / "a.yaml").write_text("tiers: 3\n")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from support.calls import make_call
 from support.planned import fill
+from tierwise.evidence.sqlite import SqliteStore
 from tierwise.surfaces.cli.group import cli
 
 
@@ -66,6 +69,58 @@ def test_plan_of_one_task_and_of_an_unknown_one(project: Path) -> None:
     done = invoke("plan", "--task", "rear")
     assert done.exit_code == 2
     assert "known tasks: rare, strict-json" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["plan", "explain", "apply"])
+def test_a_task_is_named_by_place_or_option(project: Path, command: str) -> None:
+    """`plan TASK`, `plan --task TASK` and so on are the same."""
+    more = ["--dry-run"] if command == "apply" else []
+    first, second = (
+        json.loads(invoke(command, *form, *more, "--json").stdout) for form in (["rare"], ["--task", "rare"])
+    )
+    for document in (first, second):
+        document.pop("at", None)
+        for item in document.get("recommendations", [document]):
+            item.pop("at", None)
+            item.pop("input_hash", None)
+    assert first == second
+    assert "strict-json" not in json.dumps(first)
+
+
+def test_explain_wants_exactly_one_task(project: Path) -> None:
+    """None or two tasks are wrong use."""
+    for names in ([], ["rare", "strict-json"]):
+        done = invoke("explain", *names)
+        assert done.exit_code == 2
+        assert "name one task" in done.stderr
+
+
+def test_the_saving_has_its_unit(project: Path) -> None:
+    """Twelve hours are no month: the saving is per 1,000 runs, in plan and explain."""
+    shown = invoke("plan").stdout
+    assert "Saving/month" not in shown
+    assert "$9.18 / 1,000 runs" in shown
+    explained = invoke("explain", "strict-json").stdout
+    assert "$9.18 per 1,000 runs" in explained
+    assert "month" not in explained
+
+
+def test_a_ladder_is_no_change(project: Path) -> None:
+    """Rungs are read one after the other; arrows are kept for what changes."""
+    assert "ladder     cheap, then dear" in invoke("explain", "strict-json").stdout
+    assert "ladder: – → cheap, then dear" in invoke("apply", "strict-json", "--dry-run").stdout
+
+
+def test_plan_counts_the_runs_of_the_open_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right after the first calls the plan says that they are there and when they count."""
+    monkeypatch.chdir(tmp_path)
+    now = time.time_ns()
+    with SqliteStore.open(tmp_path / "t.db") as store:
+        store.write([make_call(started_at_ns=now) for _ in range(3)])
+        store.flush()
+    done = invoke("plan", "--task", "summary", "--store", "t.db", "--since", "5m")
+    assert "3 runs of summary in the hour still open: verdicts count closed hours" in done.stdout
+    assert "no recorded runs yet" not in done.stdout
 
 
 def test_plan_without_a_policy_compares_what_was_seen(project: Path) -> None:

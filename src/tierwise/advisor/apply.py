@@ -88,7 +88,10 @@ def apply(
     automatic: bool = False,
     timeout_s: float = 5.0,
 ) -> Applied:
-    """Apply recommendations made from the table of `expected_version`, and append every decision to the audit log.
+    """Apply recommendations made from the table of `expected_version`, and append each change to the audit log.
+
+    What changes nothing is logged only where the verdict is not the one that the log last names for its task, so the log
+    tells when and why a verdict came and is not filled by those who look every hour.
 
     Raises:
         RouteError: the table has changed since, the file or the log is broken, locked or not writable; the routes are
@@ -101,13 +104,13 @@ def apply(
         return _with(table, done, now)
 
     def audit(_: RouteTable, new: RouteTable) -> None:
-        append(audit_path, _entries(done, new.version, now, by, automatic), timeout_s=timeout_s)
+        append(audit_path, _entries(_news(done, audit_path), new.version, now, by, automatic), timeout_s=timeout_s)
 
     table = update_table(
         routes_path, change, expected_version=expected_version, before_write=audit, timeout_s=timeout_s
     )
     if all(item.action == "none" for item in done):
-        append(audit_path, _entries(done, table.version, now, by, automatic), timeout_s=timeout_s)
+        audit(table, table)
     return Applied(table=table, changes=tuple(done))
 
 
@@ -274,6 +277,20 @@ def _with(table: RouteTable, changes: Sequence[Change], now: int) -> RouteTable:
         else:
             routes[change.task] = change.after
     return replace(table, routes=routes, updated_at=now)
+
+
+def _news(changes: Sequence[Change], audit_path: Path) -> list[Change]:
+    """The changes, and the verdicts that differ from the last one logged for their task."""
+    if all(change.action != "none" for change in changes):
+        return list(changes)
+    last = {entry.task: entry.verdict for entry in read_history(audit_path).entries if entry.verdict}
+    return [
+        change
+        for change in changes
+        if change.action != "none"
+        or change.recommendation is None
+        or change.recommendation.verdict != last.get(change.task)
+    ]
 
 
 def _entries(changes: Sequence[Change], version: int, now: int, by: str, automatic: bool) -> list[AuditEntry]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from tierwise.core.call import UNASSIGNED
 from tierwise.core.decide import decide
 from tierwise.core.errors import EvidenceError
-from tierwise.core.evidence import EvidenceRow
+from tierwise.core.evidence import Evidence, EvidenceRow
 from tierwise.core.policy import Policy, TaskPolicy
 from tierwise.core.recommendation import Recommendation
 from tierwise.core.route import RouteTable
@@ -32,7 +32,9 @@ class Coverage:
     overflow: int = 0
     """Runs beyond the cardinality limit, which belong to no task."""
     unpriced: Mapping[str, int] | None = None
-    """Runs without a price, by candidate."""
+    """Runs with tokens whose model has no known price, by candidate."""
+    without_tokens: Mapping[str, int] | None = None
+    """Answered runs without token counts (streams without usage), which have no cost either, by candidate."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -45,6 +47,7 @@ class Coverage:
             "randomised": self.randomised,
             "overflow": self.overflow,
             "unpriced": dict(self.unpriced or {}),
+            "without_tokens": dict(self.without_tokens or {}),
         }
 
 
@@ -84,7 +87,7 @@ def plan(
     """Decide every task of the evidence, the policy and the table (or only `tasks`), in order of their names.
 
     Pure: the same inputs give the same plan. A task without any policy gets one with the defaults, whose candidates
-    are the models seen in it, most runs first; calls outside any task are left out unless they are asked for.
+    are the models seen in it, by name; calls outside any task are left out unless they are asked for.
 
     Raises:
         EvidenceError: a task that was asked for is neither in the evidence nor in the policy nor in the table.
@@ -118,21 +121,21 @@ def task_names(rows: Iterable[EvidenceRow], policy: Policy | None, table: RouteT
 
 
 def policy_for(task: str, policy: Policy | None, rows: Iterable[EvidenceRow]) -> TaskPolicy:
-    """The policy of a task: its own, that of `"*"`, else the defaults over the models seen, most runs first."""
+    """The policy of a task: its own, that of `"*"`, else the defaults over the models seen.
+
+    These are in the order of their names: an order by runs would change with the traffic, and the decision with it.
+    """
     found = policy.for_task(task) if policy is not None else None
     if found is not None:
         return found if found.task == task else replace(found, task=task)
-    runs: Counter[str] = Counter()
-    for row in rows:
-        if row.key.rung == 0:
-            runs[row.key.candidate] += row.evidence.n
-    ordered = sorted(runs, key=lambda name: (-runs[name], name))
-    return TaskPolicy(task=task, candidates=tuple(ordered), tiers=("",) * len(ordered))
+    seen = sorted({row.key.candidate for row in rows if row.key.rung == 0})
+    return TaskPolicy(task=task, candidates=tuple(seen), tiers=("",) * len(seen))
 
 
 def _coverage(rows: Iterable[EvidenceRow]) -> Coverage:
     runs = priced = randomised = overflow = 0
     unpriced: Counter[str] = Counter()
+    without_tokens: Counter[str] = Counter()
     buckets: set[tuple[int, str, int]] = set()
     for row in rows:
         key, evidence = row.key, row.evidence
@@ -144,8 +147,9 @@ def _coverage(rows: Iterable[EvidenceRow]) -> Coverage:
         runs += evidence.n
         priced += evidence.priced
         randomised += evidence.n if key.grade == "randomised" else 0
-        if evidence.n > evidence.priced:
-            unpriced[key.candidate] += evidence.n - evidence.priced
+        if missing := _without_cost(evidence):
+            known = evidence.priced > 0 or not any(evidence.tokens.values())
+            (without_tokens if known else unpriced)[key.candidate] += missing
         buckets.add((key.bucket, key.session, key.round))
     starts = [start for start, _, _ in buckets]
     return Coverage(
@@ -157,14 +161,26 @@ def _coverage(rows: Iterable[EvidenceRow]) -> Coverage:
         randomised=randomised,
         overflow=overflow,
         unpriced=dict(sorted(unpriced.items())),
+        without_tokens=dict(sorted(without_tokens.items())),
     )
+
+
+def _without_cost(evidence: Evidence) -> int:
+    """Runs that should have a cost and have none: an error without an answer used no tokens."""
+    return max(evidence.n - evidence.priced - evidence.outcomes.get("error", 0), 0)
 
 
 def _notes(coverage: Coverage, by_task: Mapping[str, Sequence[EvidenceRow]]) -> Iterable[str]:
     for candidate, runs in (coverage.unpriced or {}).items():
         yield (
-            f"{runs:,} runs of {candidate} have no price and count for success only; "
+            f"no price for {candidate}: {_runs(runs)} count for success only; "
             "add it under prices: in tierwise.yaml (`tierwise prices --missing` lists all)"
+        )
+    for candidate, runs in (coverage.without_tokens or {}).items():
+        yield (
+            f"no token counts from {candidate} (streams without usage): {_runs(runs)} have no cost and count for success "
+            "only; pass `stream_usage=True` to `tierwise.instrument`, or "
+            '`stream_options={"include_usage": True}` with each request'
         )
     if coverage.overflow:
         yield (
@@ -173,3 +189,7 @@ def _notes(coverage: Coverage, by_task: Mapping[str, Sequence[EvidenceRow]]) -> 
         )
     if stray := sum(row.evidence.n for row in by_task.get(UNASSIGNED, ()) if row.key.rung == 0):
         yield f"runs outside any task: {stray:,}; put them in `with tierwise.task(...)` to get a recommendation"
+
+
+def _runs(count: int) -> str:
+    return f"{count:,} run{'' if count == 1 else 's'}"

@@ -9,7 +9,21 @@ from math import isfinite
 from tierwise.core.call import Grade
 from tierwise.core.compare import Comparison, compare, objective_value
 from tierwise.core.confseq import rate_interval
-from tierwise.core.guardrails import MeanEstimate, Minimum, combine, judge, mean_estimate, quantile_of, success_share
+from tierwise.core.evidence import Evidence
+from tierwise.core.guardrails import (
+    PRICED,
+    RUNS,
+    SUCCESSES,
+    MeanEstimate,
+    Minimum,
+    attempts,
+    combine,
+    forms_judged,
+    judge,
+    mean_estimate,
+    quantile_of,
+    success_share,
+)
 from tierwise.core.policy import GuardrailMetric, TaskPolicy
 from tierwise.core.pool import Pool, Selection
 from tierwise.core.recommendation import CandidateReport, GuardrailState, Interval
@@ -49,7 +63,17 @@ class Candidate:
     @property
     def unpriced(self) -> bool:
         """Whether none of its runs has a known cost."""
-        return self.pool.total(lambda e: e.priced) <= 0
+        return self.pool.total(PRICED) <= 0
+
+    @property
+    def only_errors(self) -> bool:
+        """Whether every one of its first attempts ended in an error: there is nothing to price."""
+        return 0 < self.pool.total(attempts) <= self.pool.total(_errors)
+
+    @property
+    def without_tokens(self) -> bool:
+        """Whether no answer of it said how many tokens it took."""
+        return self.pool.total(_tokens) <= 0
 
     @property
     def success_rate(self) -> float | None:
@@ -70,16 +94,21 @@ def assess(
     alpha = 1.0 - policy.confidence
     challengers = max(len(names) - 1, 1)
     alpha_guardrail = alpha / max(len(names) * len(policy.guardrails), 1)
-    incumbent_pool = selection.pool(current, grade)
+    pools = {name: selection.pool(name, grade) for name in names}
+    states = {
+        name: tuple(_state(rule, selection, name, grade, alpha_guardrail, policy) for rule in policy.guardrails)
+        for name in names
+    }
+    broken = any(g.state == "refuted" for g in states[current])
     found: dict[str, Candidate] = {}
     for place, name in enumerate(names):
-        pool = selection.pool(name, grade)
-        comparison = None
+        pool, guardrails, comparison = pools[name], states[name], None
         if name != current:
             concurrent = grade == "randomised"
-            comparison = compare(incumbent_pool, pool, policy, alpha=alpha / challengers, concurrent=concurrent)
-        guardrails = tuple(_state(rule, selection, name, grade, alpha_guardrail, policy) for rule in policy.guardrails)
-        successes = int(max(pool.total(lambda e: e.successes), 0))
+            comparison = compare(pools[current], pool, policy, alpha=alpha / challengers, concurrent=concurrent)
+        runs_needed = _runs_needed(comparison, pool, guardrails, policy)
+        if broken and name != current:
+            runs_needed = _replacement_needs(runs_needed, comparison, pool, guardrails, policy)
         found[name] = Candidate(
             name=name,
             incumbent=name == current,
@@ -87,12 +116,12 @@ def assess(
             epoch=selection.epochs.get(name),
             grade=_grade_of(selection, name, grade),
             pool=pool,
-            n=int(pool.total(lambda e: e.n)),
-            successes=successes,
+            n=int(pool.total(RUNS)),
+            successes=int(max(pool.total(SUCCESSES), 0)),
             guardrails=guardrails,
             comparison=comparison,
             objective=objective_value(pool, policy),
-            runs_needed=_runs_needed(comparison, pool, guardrails, policy),
+            runs_needed=runs_needed,
             promising=_promising(comparison, guardrails, policy),
             alpha=alpha / len(names),
             minimum=Minimum(runs=policy.min_runs, buckets=policy.min_buckets),
@@ -109,7 +138,7 @@ def report(candidate: Candidate) -> CandidateReport:
     per_success = mean_estimate("cost_per_success", pool)
     p50, p50_low, p50_high, _ = quantile_of("latency_p50", pool, alpha)
     p95, p95_low, p95_high, _ = quantile_of("latency_p95", pool, alpha)
-    forms = pool.total(lambda e: sum(e.json_forms.values()))
+    forms = pool.total(forms_judged)
     comparison = candidate.comparison
     compared = comparison is not None and comparison.enough
     return CandidateReport(
@@ -129,7 +158,7 @@ def report(candidate: Candidate) -> CandidateReport:
         latency_p50_interval_s=Interval(low=p50_low, high=_finite(p50_high)),
         latency_p95_s=_finite(p95),
         latency_p95_interval_s=Interval(low=p95_low, high=_finite(p95_high)),
-        json_valid_rate=pool.total(lambda e: e.json_forms.get("plain", 0)) / forms if forms else None,
+        json_valid_rate=pool.total(_plain) / forms if forms else None,
         objective=_objective(candidate),
         gain=None if comparison is None else _finite(comparison.gain.point),
         gain_interval=Interval()
@@ -143,6 +172,22 @@ def report(candidate: Candidate) -> CandidateReport:
         guardrails=candidate.guardrails,
         runs_needed=candidate.runs_needed,
     )
+
+
+def _replacement_needs(
+    runs_needed: int,
+    comparison: Comparison | None,
+    pool: Pool,
+    guardrails: Sequence[GuardrailState],
+    policy: TaskPolicy,
+) -> int:
+    """Fewer runs than a comparison may suffice to take over from a refuted incumbent: the minimum, within the limits."""
+    short = policy.min_runs - int(pool.total(RUNS))
+    if short <= 0 or policy.needs_proof or any(g.state in ("refuted", "failing") for g in guardrails):
+        return runs_needed
+    if comparison is not None and (comparison.difference or 0.0) < -policy.margin:
+        return runs_needed
+    return min(runs_needed, short) if runs_needed else short
 
 
 def _state(
@@ -161,7 +206,7 @@ def _runs_needed(
     comparison: Comparison | None, pool: Pool, guardrails: Sequence[GuardrailState], policy: TaskPolicy
 ) -> int:
     """Further runs of a challenger until it is decided; of an incumbent until it reaches the minimum."""
-    n = int(pool.total(lambda e: e.n))
+    n = int(pool.total(RUNS))
     short = max(policy.min_runs - n, 0)
     if comparison is None:
         return short
@@ -208,3 +253,15 @@ def _interval(estimate: MeanEstimate | None, alpha: float) -> Interval:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and isfinite(value) else None
+
+
+def _errors(evidence: Evidence) -> float:
+    return evidence.outcomes.get("error", 0)
+
+
+def _tokens(evidence: Evidence) -> float:
+    return sum(evidence.tokens.values())
+
+
+def _plain(evidence: Evidence) -> float:
+    return evidence.json_forms.get("plain", 0)

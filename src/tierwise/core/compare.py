@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, inf, log
-from operator import attrgetter
 from typing import Final
 
 from tierwise.core.confseq import (
@@ -15,8 +14,18 @@ from tierwise.core.confseq import (
     smoothed_rate_variance,
     two_arm_variance,
 )
-from tierwise.core.evidence import Evidence
-from tierwise.core.guardrails import log_cost_variance, quantile_of, success_share
+from tierwise.core.guardrails import (
+    COST,
+    COST_SQ,
+    COST_SUCCESS,
+    PRICED,
+    PRICED_SUCCESSES,
+    RUNS,
+    SUCCESSES,
+    log_cost_variance,
+    quantile_of,
+    success_share,
+)
 from tierwise.core.policy import TaskPolicy
 from tierwise.core.pool import Pool
 from tierwise.core.variance import robust_variance
@@ -73,7 +82,7 @@ def compare(incumbent: Pool, challenger: Pool, policy: TaskPolicy, *, alpha: flo
     a, b = _Arm.of(incumbent), _Arm.of(challenger)
     smaller = min(a.n, b.n)
     if policy.objective.kind in COST_KINDS:
-        smaller = min(smaller, incumbent.total(_PRICED), challenger.total(_PRICED))
+        smaller = min(smaller, incumbent.total(PRICED), challenger.total(PRICED))
     enough = smaller >= max(policy.min_runs, 1) and buckets >= policy.min_buckets
     if a.n == 0 or b.n == 0:
         return Comparison(
@@ -110,13 +119,13 @@ def compare(incumbent: Pool, challenger: Pool, policy: TaskPolicy, *, alpha: flo
 def objective_value(pool: Pool, policy: TaskPolicy) -> float | None:
     """The objective's estimate, smaller is better (`success_rate` negated); `None` without data, inf without success."""
     kind = policy.objective.kind
-    n = pool.total(_RUNS)
+    n = pool.total(RUNS)
     if kind == "success_rate":
-        return -pool.total(_SUCCESSES) / n if n > 0 else None
+        return -pool.total(SUCCESSES) / n if n > 0 else None
     if kind in ("latency_p50", "latency_p95"):
         return quantile_of(kind, pool, 0.05)[0]
-    priced, cost = pool.total(_PRICED), pool.total(_COST)
-    successes = max(pool.total(_PRICED_SUCCESSES), 0)
+    priced, cost = pool.total(PRICED), pool.total(COST)
+    successes = max(pool.total(PRICED_SUCCESSES), 0)
     if priced <= 0:
         return None
     if kind == "cost_per_success":
@@ -136,8 +145,8 @@ class _Arm:
 
     @staticmethod
     def of(pool: Pool) -> _Arm:
-        n = pool.total(_RUNS)
-        successes = min(max(pool.total(_SUCCESSES), 0.0), n)
+        n = pool.total(RUNS)
+        successes = min(max(pool.total(SUCCESSES), 0.0), n)
         share = success_share(pool) if n > 0 else 1.0
         return _Arm(n=n, successes=successes, share=share, variance=smoothed_rate_variance(successes, n) / share)
 
@@ -188,11 +197,11 @@ def _gain(
 
 
 def _cost_gain(incumbent: Pool, challenger: Pool, alpha: float) -> tuple[Gain, Callable[[float], Gain] | None]:
-    n_i, n_c = incumbent.total(_PRICED), challenger.total(_PRICED)
-    c_i, c_c = incumbent.total(_COST), challenger.total(_COST)
-    s_i, s_c = incumbent.total(_PRICED_SUCCESSES), challenger.total(_PRICED_SUCCESSES)
+    n_i, n_c = incumbent.total(PRICED), challenger.total(PRICED)
+    c_i, c_c = incumbent.total(COST), challenger.total(COST)
+    s_i, s_c = incumbent.total(PRICED_SUCCESSES), challenger.total(PRICED_SUCCESSES)
     if n_i <= 0 or n_c <= 0 or (s_i <= 0 and s_c <= 0):
-        return (Gain(point=1.0) if n_i <= 0 < n_c and s_c > 0 and incumbent.total(_SUCCESSES) <= 0 else Gain()), None
+        return (Gain(point=1.0) if n_i <= 0 < n_c and s_c > 0 and incumbent.total(SUCCESSES) <= 0 else Gain()), None
     if s_c <= 0:
         return Gain(point=-inf), None
     if s_i <= 0:
@@ -213,7 +222,7 @@ def _cost_gain(incumbent: Pool, challenger: Pool, alpha: float) -> tuple[Gain, C
 def _loss_gain(
     incumbent: Pool, challenger: Pool, value: float | None, alpha: float
 ) -> tuple[Gain, Callable[[float], Gain] | None]:
-    n_i, n_c = incumbent.total(_PRICED), challenger.total(_PRICED)
+    n_i, n_c = incumbent.total(PRICED), challenger.total(PRICED)
     if value is None or n_i <= 0 or n_c <= 0:
         return Gain(), None
     mean_i, v_i = _loss(incumbent, value)
@@ -231,13 +240,13 @@ def _loss_gain(
 
 def _loss(pool: Pool, value: float) -> tuple[float, float]:
     """Mean and per-run variance of cost + V (1 - success)."""
-    n, cost, successes = pool.total(_PRICED), pool.total(_COST), pool.total(_PRICED_SUCCESSES)
+    n, cost, successes = pool.total(PRICED), pool.total(COST), pool.total(PRICED_SUCCESSES)
     mean, rate = cost / n, successes / n
-    spread = max(pool.total(_COST_SQ) / n - mean * mean, 0.0)
-    covariance = pool.total(_COST_SUCCESS) / n - mean * rate
+    spread = max(pool.total(COST_SQ) / n - mean * mean, 0.0)
+    covariance = pool.total(COST_SUCCESS) / n - mean * rate
     iid = max(spread + value * value * smoothed_rate_variance(successes, n) - 2 * value * covariance, 0.0)
-    pairs = zip(pool.series(_COST), pool.series(_PRICED_SUCCESSES), strict=True)
-    variance = robust_variance([c - value * s for c, s in pairs], pool.series(_PRICED), iid)
+    pairs = zip(pool.series(COST), pool.series(PRICED_SUCCESSES), strict=True)
+    variance = robust_variance([c - value * s for c, s in pairs], pool.series(PRICED), iid)
     return mean + value * (1 - rate), variance
 
 
@@ -267,12 +276,12 @@ def _exact_decides(incumbent: Pool, challenger: Pool, gain: Gain, policy: TaskPo
         return True
     if kind not in COST_KINDS or gain.point is None:
         return False
-    if kind == "cost_per_success" and incumbent.total(_SUCCESSES) <= 0:
+    if kind == "cost_per_success" and incumbent.total(SUCCESSES) <= 0:
         return True
-    n_i, n_c = incumbent.total(_PRICED), challenger.total(_PRICED)
+    n_i, n_c = incumbent.total(PRICED), challenger.total(PRICED)
     if n_i <= 0 or n_c <= 0:
         return False
-    return gain.point >= CLEARLY and challenger.total(_COST) / n_c <= incumbent.total(_COST) / n_i
+    return gain.point >= CLEARLY and challenger.total(COST) / n_c <= incumbent.total(COST) / n_i
 
 
 def _runs_more(
@@ -309,12 +318,3 @@ def _runs_more(
         return max(min(known) - int(n), 0)
     short = int(start - n + 0.999999)
     return short if short > 0 else None
-
-
-_RUNS: Final[Callable[[Evidence], float]] = attrgetter("n")
-_SUCCESSES: Final[Callable[[Evidence], float]] = attrgetter("successes")
-_PRICED: Final[Callable[[Evidence], float]] = attrgetter("priced")
-_PRICED_SUCCESSES: Final[Callable[[Evidence], float]] = attrgetter("priced_successes")
-_COST: Final[Callable[[Evidence], float]] = attrgetter("cost_sum")
-_COST_SQ: Final[Callable[[Evidence], float]] = attrgetter("cost_sq_sum")
-_COST_SUCCESS: Final[Callable[[Evidence], float]] = attrgetter("cost_success_sum")

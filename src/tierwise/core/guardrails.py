@@ -13,7 +13,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from math import inf, isfinite, log
 from operator import attrgetter
 from typing import Final
@@ -32,12 +31,11 @@ from tierwise.core.confseq import (
 )
 from tierwise.core.evidence import LATENCY_EDGES_S, Evidence
 from tierwise.core.policy import GuardrailMetric
-from tierwise.core.pool import Pool
+from tierwise.core.pool import Histogram, Pool
 from tierwise.core.recommendation import GuardrailState, GuardrailStatus
 from tierwise.core.variance import bucket_variance, effective_share, robust_variance
 
 Count = Callable[[Evidence], float]
-Histogram = Callable[[Evidence], tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +76,7 @@ def judge(rule: GuardrailMetric, pool: Pool, *, alpha: float, minimum: Minimum) 
         numerator, denominator = _RATES[metric]
         return _judge_rate(rule, pool, numerator, denominator, alpha)
     if metric == "success_rate":
-        judged = (_SUCCESS_OUTCOME, _attempts) if pool.total(_attempts) > 0 else (_SUCCESSES, _RUNS)
+        judged = (_SUCCESS_OUTCOME, attempts) if pool.total(attempts) > 0 else (SUCCESSES, RUNS)
         return _judge_rate(rule, pool, *judged, alpha)
     if metric == "check_score":
         return _judge_check_score(rule, pool, alpha)
@@ -99,22 +97,22 @@ def mean_estimate(metric: str, pool: Pool) -> MeanEstimate | None:
     A cost per success without a success is infinite.
     """
     if metric == "output_tokens":
-        n, total = pool.total(_attempts), pool.total(_output_tokens)
+        n, total = pool.total(attempts), pool.total(_output_tokens)
         if n <= 0:
             return None
-        totals, counts = _busy(pool.series(_output_tokens), pool.series(_attempts))
+        totals, counts = _busy(pool.series(_output_tokens), pool.series(attempts))
         return MeanEstimate(value=total / n, variance=bucket_variance(totals, counts), n=n)
-    return _cost_estimate(metric, pool) if pool.total(_PRICED) > 0 else None
+    return _cost_estimate(metric, pool) if pool.total(PRICED) > 0 else None
 
 
 def _cost_estimate(metric: str, pool: Pool) -> MeanEstimate:
-    n, cost = pool.total(_PRICED), pool.total(_COST)
+    n, cost = pool.total(PRICED), pool.total(COST)
     if metric == "cost_per_call":
         mean = cost / n
-        iid = max(pool.total(_COST_SQ) / n - mean * mean, 0.0)
-        totals, counts = _busy(pool.series(_COST), pool.series(_PRICED))
+        iid = max(pool.total(COST_SQ) / n - mean * mean, 0.0)
+        totals, counts = _busy(pool.series(COST), pool.series(PRICED))
         return MeanEstimate(value=mean, variance=robust_variance(totals, counts, iid), n=n)
-    successes = pool.total(_PRICED_SUCCESSES)
+    successes = pool.total(PRICED_SUCCESSES)
     if successes <= 0:
         return MeanEstimate(value=inf, variance=None, n=n)
     if cost <= 0:
@@ -124,25 +122,39 @@ def _cost_estimate(metric: str, pool: Pool) -> MeanEstimate:
 
 def log_cost_variance(pool: Pool) -> float:
     """Per-run variance of ln(cost per success), robust against correlated buckets; needs a cost above 0."""
-    n, cost, successes = pool.total(_PRICED), pool.total(_COST), pool.total(_PRICED_SUCCESSES)
+    if "log cost variance" not in pool.memo:
+        pool.memo["log cost variance"] = _log_cost_variance(pool)
+    variance: float = pool.memo["log cost variance"]
+    return variance
+
+
+def _log_cost_variance(pool: Pool) -> float:
+    n, cost, successes = pool.total(PRICED), pool.total(COST), pool.total(PRICED_SUCCESSES)
     iid = cost_per_success_variance(
         n=n,
         successes=successes,
         cost_sum=cost,
-        cost_sq_sum=pool.total(_COST_SQ),
-        cost_success_sum=pool.total(_COST_SUCCESS),
+        cost_sq_sum=pool.total(COST_SQ),
+        cost_success_sum=pool.total(COST_SUCCESS),
     )
     mean, rate = cost / n, (successes + 2.0) / (n + 4.0)
-    counts = pool.series(_PRICED)
-    pairs = zip(pool.series(_COST), pool.series(_PRICED_SUCCESSES), strict=True)
+    counts = pool.series(PRICED)
+    pairs = zip(pool.series(COST), pool.series(PRICED_SUCCESSES), strict=True)
     totals, counts = _busy([c / mean - s / rate for c, s in pairs], counts)
     return robust_variance(totals, counts, iid)
 
 
 def success_share(pool: Pool) -> float:
     """Effective share of the runs for the success rate."""
-    n, successes = pool.total(_RUNS), max(pool.total(_SUCCESSES), 0.0)
-    totals, counts = _busy(pool.series(_SUCCESSES), pool.series(_RUNS))
+    if "success share" not in pool.memo:
+        pool.memo["success share"] = _success_share(pool)
+    share: float = pool.memo["success share"]
+    return share
+
+
+def _success_share(pool: Pool) -> float:
+    n, successes = pool.total(RUNS), max(pool.total(SUCCESSES), 0.0)
+    totals, counts = _busy(pool.series(SUCCESSES), pool.series(RUNS))
     return effective_share(totals, counts, smoothed_rate_variance(successes, n))
 
 
@@ -185,7 +197,7 @@ def _judge_check_score(rule: GuardrailMetric, pool: Pool, alpha: float) -> Guard
     if scored <= 0:
         return _unknown(rule)
     mean = min(max(total / scored, 0.0), 1.0)
-    n = min(scored, pool.total(_attempts) or scored)
+    n = min(scored, pool.total(attempts) or scored)
     totals, counts = _busy(pool.series(_SCORES), pool.series(_CHECKS))
     share = effective_share(totals, counts, smoothed_rate_variance(mean * scored, scored))
     low, high = rate_interval(mean * n * share, n * share, alpha)
@@ -204,8 +216,8 @@ def _judge_quantile(rule: GuardrailMetric, pool: Pool, alpha: float) -> Guardrai
     estimate, low, high, share = quantile_of(rule.metric, pool, alpha, edge)
     if estimate is None:
         return _unknown(rule)
-    n = pool.total(_observed(which))
-    below = pool.total(_at_or_below(which, index))
+    n = sum(pool.at_or_below(which, -1))
+    below = sum(pool.at_or_below(which, index))
     state, runs = _rate_state(below, n, share, tau, rule.op == "<=", alpha, quantile_prior(tau))
     return replace(_state(rule, estimate=estimate, low=low, high=high, state=state, runs=runs), tested_at=edge)
 
@@ -259,22 +271,13 @@ def _further(decided: Callable[[float], bool], n: float, least: float) -> int | 
     return None if total is None else max(total - int(n), 1)
 
 
-def _share_below(pool: Pool, which: Callable[[Evidence], tuple[int, ...]], index: int) -> float:
-    totals, counts = _busy(
-        pool.series(_at_or_below(which, index)),
-        pool.series(_observed(which)),
-    )
-    return effective_share(totals, counts, smoothed_rate_variance(sum(totals), sum(counts)))
-
-
-@cache
-def _at_or_below(which: Histogram, index: int) -> Count:
-    return lambda e: sum(which(e)[: index + 1])
-
-
-@cache
-def _observed(which: Histogram) -> Count:
-    return lambda e: sum(which(e))
+def _share_below(pool: Pool, which: Histogram, index: int) -> float:
+    key = ("share below", which, index)
+    if key not in pool.memo:
+        totals, counts = _busy(pool.at_or_below(which, index), pool.at_or_below(which, -1))
+        pool.memo[key] = effective_share(totals, counts, smoothed_rate_variance(sum(totals), sum(counts)))
+    share: float = pool.memo[key]
+    return share
 
 
 def _busy(totals: list[float], counts: list[float]) -> tuple[list[float], list[float]]:
@@ -326,17 +329,19 @@ def _form(name: str) -> Count:
     return lambda e: e.json_forms.get(name, 0)
 
 
-def _forms(evidence: Evidence) -> float:
+def forms_judged(evidence: Evidence) -> float:
+    """Answers whose JSON was judged."""
     return sum(evidence.json_forms.values())
 
 
-def _attempts(evidence: Evidence) -> float:
+def attempts(evidence: Evidence) -> float:
+    """Counted first attempts."""
     outcomes = evidence.outcomes
     return sum(outcomes.values()) - outcomes.get("cancelled", 0) - outcomes.get("rejected", 0)
 
 
 def _well_formed(evidence: Evidence) -> float:
-    return _attempts(evidence) - _MALFORMED(evidence)
+    return attempts(evidence) - _MALFORMED(evidence)
 
 
 def _output_tokens(evidence: Evidence) -> float:
@@ -345,26 +350,26 @@ def _output_tokens(evidence: Evidence) -> float:
 
 _SUCCESS_OUTCOME: Final = _outcome("success")
 _MALFORMED: Final = _outcome("json_fenced", "json_mismatch", "json_invalid", "tool_arguments_invalid")
-_RUNS: Final[Count] = attrgetter("n")
-_SUCCESSES: Final[Count] = attrgetter("successes")
-_PRICED: Final[Count] = attrgetter("priced")
-_PRICED_SUCCESSES: Final[Count] = attrgetter("priced_successes")
-_COST: Final[Count] = attrgetter("cost_sum")
-_COST_SQ: Final[Count] = attrgetter("cost_sq_sum")
-_COST_SUCCESS: Final[Count] = attrgetter("cost_success_sum")
+RUNS: Final[Count] = attrgetter("n")
+SUCCESSES: Final[Count] = attrgetter("successes")
+PRICED: Final[Count] = attrgetter("priced")
+PRICED_SUCCESSES: Final[Count] = attrgetter("priced_successes")
+COST: Final[Count] = attrgetter("cost_sum")
+COST_SQ: Final[Count] = attrgetter("cost_sq_sum")
+COST_SUCCESS: Final[Count] = attrgetter("cost_success_sum")
 _CHECKS: Final[Count] = attrgetter("check_count")
 _SCORES: Final[Count] = attrgetter("check_score_sum")
 
 _RATES: Final[dict[str, tuple[Count, Count]]] = {
-    "json_valid_rate": (_form("plain"), _forms),
-    "json_fenced_rate": (_form("fenced"), _forms),
-    "format_rate": (_well_formed, _attempts),
-    "truncation_rate": (_outcome("truncated"), _attempts),
-    "empty_rate": (_outcome("empty"), _attempts),
-    "error_rate": (_outcome("error"), _attempts),
-    "refusal_rate": (_outcome("refused"), _attempts),
-    "retry_rate": (lambda e: e.retried, _attempts),
-    "escalation_rate": (lambda e: e.escalated, _RUNS),
+    "json_valid_rate": (_form("plain"), forms_judged),
+    "json_fenced_rate": (_form("fenced"), forms_judged),
+    "format_rate": (_well_formed, attempts),
+    "truncation_rate": (_outcome("truncated"), attempts),
+    "empty_rate": (_outcome("empty"), attempts),
+    "error_rate": (_outcome("error"), attempts),
+    "refusal_rate": (_outcome("refused"), attempts),
+    "retry_rate": (lambda e: e.retried, attempts),
+    "escalation_rate": (lambda e: e.escalated, RUNS),
     "acceptance_rate": (lambda e: e.accepted, lambda e: e.accepted + e.rejected),
 }
 _LATENCY: Final[Callable[[Evidence], tuple[int, ...]]] = attrgetter("latency")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import Final
+from itertools import chain
+from operator import add, attrgetter
+from typing import Any, Final
 
 from tierwise.core.call import Grade
-from tierwise.core.evidence import HOUR_S, UNCOUNTED, Evidence, EvidenceRow, Key
-from tierwise.core.policy import TaskPolicy
-from tierwise.core.recommendation import canonical_json
-from tierwise.core.route import Route
+from tierwise.core.evidence import HOUR_S, UNCOUNTED, Evidence, EvidenceRow
+from tierwise.core.inputs import all_valid, in_order, is_valid
 
+Value = Callable[[Evidence], float]
+Histogram = Callable[[Evidence], tuple[int, ...]]
 Slot = tuple[int, str, int]
 """A bucket's place in time: (start, session, round); a bench round has its session's name and starts at 0."""
 
@@ -27,28 +27,58 @@ class Pool:
 
     slots: tuple[Slot, ...] = ()
     rows: tuple[Evidence, ...] = ()
-    _sums: dict[Callable[[Evidence], float], list[float]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
-    """Series by the function they were read with: the same few are asked for many times."""
-    _live: list[frozenset[Slot]] = field(default_factory=list, init=False, repr=False, compare=False)
-    _unique: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
+    memo: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What was worked out of this pool before, by what asked for it: the same few are asked for many times."""
 
-    def total(self, value: Callable[[Evidence], float]) -> float:
+    def total(self, value: Value) -> float:
         """Sum of a value over all rows."""
-        return sum(self.series(value))
-
-    def series(self, value: Callable[[Evidence], float]) -> list[float]:
-        """Sums of a value, one per bucket, in order of time; not to be changed."""
-        found = self._sums.get(value)
-        if found is None:
-            found = self._sums[value] = self._add_up(value)
+        key = ("total", value)
+        if key not in self.memo:
+            self.memo[key] = sum(self.series(value))
+        found: float = self.memo[key]
         return found
 
-    def histogram(self, which: Callable[[Evidence], tuple[int, ...]]) -> list[int]:
-        """Histogram counts over all rows; empty without any."""
-        recorded = [counts for counts in map(which, self.rows) if counts]
-        return [sum(column) for column in zip(*recorded, strict=True)] if recorded else []
+    def series(self, value: Value) -> list[float]:
+        """Sums of a value, one per bucket, in order of time; not to be changed."""
+        key = ("series", value)
+        if key not in self.memo:
+            self.memo[key] = self._by_bucket(list(map(value, self.rows)))
+        found: list[float] = self.memo[key]
+        return found
+
+    def histogram(self, which: Histogram) -> list[int]:
+        """Histogram counts over all rows; empty without any. Not to be changed."""
+        key = ("histogram", which)
+        if key not in self.memo:
+            self.memo[key] = list(map(sum, self._columns(which)))
+        found: list[int] = self.memo[key]
+        return found
+
+    def at_or_below(self, which: Histogram, index: int) -> list[float]:
+        """Counts per bucket of what lies at or below an edge of a histogram, in order of time; not to be changed.
+
+        Index -1 counts everything.
+        """
+        key = ("below", which)
+        if key not in self.memo:
+            sums, below = [0] * len(self.rows), []
+            for total, column in zip(self.histogram(which), self._columns(which), strict=True):
+                if total:
+                    sums = list(map(add, sums, column))
+                below.append(sums)
+            self.memo[key] = below
+        below = self.memo[key]
+        return self._by_bucket(below[index]) if below else self._by_bucket([0] * len(self.rows))
+
+    def _columns(self, which: Histogram) -> list[tuple[int, ...]]:
+        """One column a histogram bucket, one value a row."""
+        key = ("columns", which)
+        if key not in self.memo:
+            counts = list(map(which, self.rows))
+            width = max(map(len, counts), default=0)
+            self.memo[key] = list(zip(*(one or (0,) * width for one in counts), strict=True)) if width else []
+        found: list[tuple[int, ...]] = self.memo[key]
+        return found
 
     def within(self, slots: frozenset[Slot]) -> Pool:
         """The rows of the given buckets."""
@@ -65,20 +95,19 @@ class Pool:
     @property
     def live_slots(self) -> frozenset[Slot]:
         """Buckets in which the candidate has runs."""
-        if not self._live:
-            self._live.append(frozenset(slot for slot, row in zip(self.slots, self.rows, strict=True) if row.n > 0))
-        return self._live[0]
+        if "live" not in self.memo:
+            self.memo["live"] = frozenset(slot for slot, row in zip(self.slots, self.rows, strict=True) if row.n > 0)
+        found: frozenset[Slot] = self.memo["live"]
+        return found
 
-    def _distinct(self) -> bool:
-        if not self._unique:
-            self._unique.append(len(set(self.slots)) == len(self.slots))
-        return self._unique[0]
-
-    def _add_up(self, value: Callable[[Evidence], float]) -> list[float]:
-        if self._distinct():
-            return list(map(value, self.rows))
+    def _by_bucket(self, values: list[float] | list[int]) -> list[float]:
+        """Values of rows summed up by bucket: several rows may share one."""
+        if "distinct" not in self.memo:
+            self.memo["distinct"] = len(set(self.slots)) == len(self.slots)
+        if self.memo["distinct"]:
+            return values  # type: ignore[return-value]
         sums: dict[Slot, float] = {}
-        for slot, one in zip(self.slots, map(value, self.rows), strict=True):
+        for slot, one in zip(self.slots, values, strict=True):
             sums[slot] = sums[slot] + one if slot in sums else one
         return list(sums.values())
 
@@ -93,14 +122,20 @@ class Selection:
     epochs: dict[str, str] = field(default_factory=dict)
     older: dict[str, int] = field(default_factory=dict)
     """Runs of older epochs that were left out, by candidate."""
+    chosen: dict[str, int] = field(default_factory=dict)
+    """Observational runs in `observed`, by candidate; its other runs are shadow runs."""
     runs: dict[str, int] = field(default_factory=dict)
-    """Runs of a candidate in the window: all epochs, all arms."""
+    """Runs of a candidate in closed buckets of the window: all epochs, all arms."""
+    usage: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """(runs, start of the first bucket with one) of a candidate in the window, hours still open included."""
     invalid: int = 0
     foreign: int = 0
-    open_runs: int = 0
-    open_until: int = 0
-    runs_per_hour: float | None = None
-    """Live runs of the task per hour of the time that the window covers."""
+    open_rows: tuple[EvidenceRow, ...] = ()
+    """Rows of hours that are still open."""
+    live_runs: int = 0
+    """Runs of live traffic in closed hours, shadow runs left out."""
+    live_span_s: int = 0
+    """From the start of the first such hour to the end of the last."""
     sessions: frozenset[str] = frozenset()
     """Bench sessions that randomised rows come from; `""` stands for live traffic."""
 
@@ -117,59 +152,114 @@ class Selection:
 
 
 EMPTY_POOL: Final = Pool()
+_EPOCH = attrgetter("key.epoch")
 
 
-def select(rows: Sequence[EvidenceRow], *, task: str, now: int) -> Selection:  # noqa: PLR0912 - a branch a kind of row
+def select(rows: Iterable[EvidenceRow], *, task: str, now: int) -> Selection:
     """Sort out the rows of a task: drop what is invalid, open or escalated, keep each candidate's latest epoch.
 
     An hour is closed when it ended at or before `now` (Unix seconds); a bench round is closed as written.
     """
-    invalid = foreign = open_runs = open_until = 0
-    kept: list[EvidenceRow] = []
-    for row in rows:
-        key, evidence = row.key, row.evidence
+    return sort_out(in_order(rows), task=task, now=now)
+
+
+def sort_out(ordered: Sequence[EvidenceRow], *, task: str, now: int) -> Selection:
+    """`select` over rows that are in order already."""
+    invalid = foreign = 0
+    by_candidate: dict[str, list[EvidenceRow]] = {}
+    still_open: list[EvidenceRow] = []
+    valid, open_from = all_valid([row.evidence for row in ordered]), now - HOUR_S
+    for row in ordered:
+        key = row.key
         if key.task != task:
             foreign += 1
-        elif not is_valid(evidence):
+        elif not valid and not is_valid(row.evidence):
             invalid += 1
         elif key.rung != 0:
             continue
-        elif key.round < 0 and key.bucket + HOUR_S > now:
-            open_runs += evidence.n
-            open_until = max(open_until, key.bucket + HOUR_S)
+        elif key.bucket > open_from and key.round < 0:
+            still_open.append(row)
         else:
-            kept.append(row)
-    kept.sort(key=_ORDER)
-    by_candidate: dict[str, list[EvidenceRow]] = {}
-    for row in kept:
-        by_candidate.setdefault(row.key.candidate, []).append(row)
+            by_candidate.setdefault(key.candidate, []).append(row)
+    tally = _Tally()
+    for row in chain(*by_candidate.values()):
+        tally.add(row)
+    live_runs, live_span_s = tally.live_runs, tally.last - tally.first + HOUR_S if tally.live_runs else 0
+    for row in still_open:
+        tally.use(row)
     selection = Selection(
         task=task,
         invalid=invalid,
         foreign=foreign,
-        open_runs=open_runs,
-        open_until=open_until,
-        runs_per_hour=_runs_per_hour(kept),
-        sessions=frozenset(row.key.session for row in kept if row.key.grade == "randomised" and row.evidence.n > 0),
+        open_rows=tuple(still_open),
+        live_runs=live_runs,
+        live_span_s=live_span_s,
+        usage=tally.usage,
+        sessions=frozenset(tally.sessions),
         runs={name: sum(row.evidence.n for row in rows) for name, rows in by_candidate.items()},
     )
     for name, mine in by_candidate.items():
-        epoch, current = _latest_epoch(mine)
-        selection.epochs[name] = epoch
-        left_out = selection.runs[name] - sum(row.evidence.n for row in current)
-        if left_out > 0:
-            selection.older[name] = left_out
-        random, other = [], []
-        for row in current:
-            if row.key.grade == "randomised" and row.key.arm in COMPARED_ARMS:
-                random.append(row)
-            elif row.key.arm != "fallback":
-                other.append(row)
-        if random:
-            selection.randomised[name] = _pool(random)
-        if other:
-            selection.observed[name] = _pool(other)
+        _split(selection, name, _by_slot(mine))
     return selection
+
+
+class _Tally:
+    """Running sums over the rows of a task."""
+
+    def __init__(self) -> None:
+        self.usage: dict[str, tuple[int, int]] = {}
+        self.sessions: set[str] = set()
+        self.live_runs = 0
+        self.first, self.last = 1 << 62, 0
+
+    def use(self, row: EvidenceRow) -> None:
+        """Count a row of any hour."""
+        key, n = row.key, row.evidence.n
+        if n > 0:
+            runs, first = self.usage.get(key.candidate, (0, key.bucket))
+            self.usage[key.candidate] = runs + n, first if first <= key.bucket else key.bucket
+
+    def add(self, row: EvidenceRow) -> None:
+        """Count a row of a closed bucket."""
+        key, n = row.key, row.evidence.n
+        if n <= 0:
+            return
+        self.use(row)
+        if key.grade == "randomised":
+            self.sessions.add(key.session)
+        if key.round < 0 and key.arm != "shadow":
+            self.live_runs += n
+            self.first, self.last = min(self.first, key.bucket), max(self.last, key.bucket)
+
+
+def _split(selection: Selection, name: str, mine: Sequence[EvidenceRow]) -> None:
+    """Put a candidate's rows of its latest epoch where they belong."""
+    epoch, current = _latest_epoch(mine)
+    selection.epochs[name] = epoch
+    left_out = selection.runs[name] - sum(row.evidence.n for row in current)
+    if left_out > 0:
+        selection.older[name] = left_out
+    random, other = [], []
+    for row in current:
+        key = row.key
+        if key.grade == "randomised" and key.arm in COMPARED_ARMS:
+            random.append(row)
+        elif key.arm != "fallback":
+            other.append(row)
+    if random:
+        selection.randomised[name] = _pool(random)
+    if other:
+        selection.observed[name] = _pool(other)
+        selection.chosen[name] = sum(row.evidence.n for row in other if row.key.grade == "observational")
+
+
+def _by_slot(rows: list[EvidenceRow]) -> list[EvidenceRow]:
+    """Bench rounds first, by session and round, then the hours."""
+    bench = [row for row in rows if row.key.round >= 0]
+    if not bench:
+        return rows
+    bench.sort(key=_slot)
+    return bench + [row for row in rows if row.key.round < 0]
 
 
 def merge_pools(first: Pool | None, second: Pool | None) -> Pool:
@@ -183,58 +273,13 @@ def merge_pools(first: Pool | None, second: Pool | None) -> Pool:
     return Pool(slots=tuple(slot for slot, _ in pairs), rows=tuple(row for _, row in pairs))
 
 
-def is_valid(evidence: Evidence) -> bool:
-    """Whether a row can be believed: finite sums, no negative counts or costs, parts not above their whole.
-
-    A bucket may have fewer successes than none when feedback took back successes of another bucket.
-    """
-    e = evidence
-    floats = _FLOATS(e)
-    if not (sum(map(abs, floats)) <= _MOST and min(_NATURAL(e)) >= 0) or 0 < e.cost_sum < _LEAST:
-        return False
-    if not -e.rejected <= e.successes <= e.n or e.priced > e.n or e.priced_successes > e.priced:
-        return False
-    parts = (e.outcomes.values(), e.json_forms.values(), e.tokens.values(), e.latency, e.ttft)
-    return all(not part or min(part) >= 0 for part in parts)
-
-
-def hash_inputs(rows: Iterable[EvidenceRow], policy: TaskPolicy, route: Route | None, now: int) -> str:
-    """BLAKE2b (128 bits, hex) over everything a decision depends on; the order of rows does not matter."""
-    digest = hashlib.blake2b(canonical_json((policy, route, now)), digest_size=16)
-    texts = [
-        repr((_KEY(row.key), _NUMBERS(row.evidence), *(sorted(counts.items()) for counts in _MAPS(row.evidence))))
-        for row in rows
-    ]
-    texts.sort()
-    digest.update("\n".join(texts).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
-
-
-_KEY = attrgetter("task", "candidate", "epoch", "arm", "rung", "grade", "bucket", "session", "round")
-_NUMBERS = attrgetter(
-    "n", "successes", "priced", "priced_successes", "cost_sum", "cost_sq_sum", "cost_success_sum", "retries", "retried",
-    "escalated", "latency", "latency_sum_s", "ttft", "check_score_sum", "check_count", "accepted", "rejected",
-)  # fmt: skip
-_MAPS = attrgetter("outcomes", "json_forms", "tokens")
-_FLOATS = attrgetter("cost_sum", "cost_sq_sum", "cost_success_sum", "latency_sum_s", "check_score_sum")
-_NATURAL = attrgetter(
-    "n", "priced", "cost_sum", "cost_sq_sum", "retries", "retried", "escalated", "latency_sum_s", "check_count",
-    "check_score_sum", "accepted", "rejected",
-)  # fmt: skip
-_MOST, _LEAST = 1e15, 1e-30  # an hour's dollars and seconds: outside, squares would leave what a float can hold
-_SUMS = attrgetter("n", "successes", "cost_sum", "cost_sq_sum", "cost_success_sum", "latency_sum_s")
-
-
-def _ORDER(row: EvidenceRow) -> tuple[object, ...]:  # noqa: N802 - used as a constant sort key
-    return _slot(row.key), row.key.epoch, row.key.arm, row.key.grade, _SUMS(row.evidence)
-
-
-def _slot(key: Key) -> Slot:
+def _slot(row: EvidenceRow) -> Slot:
+    key = row.key
     return (key.bucket, "", -1) if key.round < 0 else (0, key.session, key.round)
 
 
 def _pool(rows: Sequence[EvidenceRow]) -> Pool:
-    return Pool(slots=tuple(_slot(row.key) for row in rows), rows=tuple(row.evidence for row in rows))
+    return Pool(slots=tuple(map(_slot, rows)), rows=tuple([row.evidence for row in rows]))
 
 
 def _latest_epoch(rows: Sequence[EvidenceRow]) -> tuple[str, list[EvidenceRow]]:
@@ -242,13 +287,16 @@ def _latest_epoch(rows: Sequence[EvidenceRow]) -> tuple[str, list[EvidenceRow]]:
 
     A call that failed before an answer names no model: an epoch of nothing but errors is no epoch of its own.
     """
+    epochs = set(map(_EPOCH, rows))
+    if len(epochs) == 1:
+        return epochs.pop(), list(rows)
     seen: dict[str, tuple[int, int]] = {}
     named: set[str] = set()
     for row in rows:
         epoch, start = row.key.epoch, row.key.bucket
         first, last = seen.get(epoch, (start, start))
         seen[epoch] = min(first, start), max(last, start)
-        if epoch and not _only_errors(row.evidence):
+        if epoch and epoch not in named and not _only_errors(row.evidence):
             named.add(epoch)
     if not named:
         return max(seen), list(rows)
@@ -261,12 +309,3 @@ def _latest_epoch(rows: Sequence[EvidenceRow]) -> tuple[str, list[EvidenceRow]]:
 
 def _only_errors(evidence: Evidence) -> bool:
     return bool(evidence.outcomes) and all(name == "error" or name in UNCOUNTED for name in evidence.outcomes)
-
-
-def _runs_per_hour(rows: Iterable[EvidenceRow]) -> float | None:
-    live = [(row.key.bucket, row.evidence.n) for row in rows if row.key.round < 0 and row.key.arm != "shadow"]
-    runs = sum(n for _, n in live)
-    if not runs:
-        return None
-    starts = [start for start, _ in live]
-    return runs / ((max(starts) - min(starts)) / HOUR_S + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 from math import isqrt
+from operator import mul, sub
 from typing import Final
 
 MIN_CLUSTERS: Final = 10
@@ -60,7 +61,8 @@ def _residuals(totals: Sequence[float], counts: Sequence[float]) -> tuple[list[f
 
 def _cluster(residuals: Sequence[float], n: float) -> float:
     buckets = len(residuals)
-    return sum(u * u for u in residuals) / n * buckets / (buckets - 1)
+    squares: float = sum(map(mul, residuals, residuals))
+    return squares / n * buckets / (buckets - 1)
 
 
 def _bartlett(residuals: list[float], n: float) -> float | None:
@@ -71,4 +73,6 @@ def _bartlett(residuals: list[float], n: float) -> float | None:
     sums = list(accumulate(residuals, initial=0.0))
     ends = sums[1:] + [sums[-1]] * (width - 1)
     starts = [0.0] * (width - 1) + sums[:-1]
-    return sum((e - s) ** 2 for e, s in zip(ends, starts, strict=True)) / width / n * buckets / (buckets - 1)
+    moving = list(map(sub, ends, starts))
+    squares: float = sum(map(mul, moving, moving))
+    return squares / width / n * buckets / (buckets - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from math import isfinite
+from math import floor, isfinite, log10
 from typing import Final
 
 from tierwise.core.compare import Comparison
@@ -19,19 +19,33 @@ _OBJECTIVES: Final = {
 }
 
 
+def number(value: float) -> str:
+    """Three significant digits, whole above 100, never in scientific notation: `0.00123`, `12.3`, `1,234`."""
+    if value == 0:
+        return "0"
+    decimals = min(max(2 - floor(log10(abs(value))), 0), 12)
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def percent(share: float) -> str:
     """0.1234 → `12.3 %`."""
-    return f"{share * 100:.3g} %"
+    return f"{number(share * 100)} %"
 
 
 def usd(amount: float) -> str:
-    """Dollars with three significant digits, never in scientific notation above a thousandth of a cent."""
-    return f"${amount:.3g}" if 0 < abs(amount) < 1000 else f"${amount:,.0f}"
+    """Dollars with three significant digits: `$0.0000123`, `$12.3`, `-$4`."""
+    return f"{'-' if amount < 0 else ''}${number(abs(amount))}"
 
 
 def runs(count: int) -> str:
     """`1 run`, `12 runs`, `1,200 runs`."""
     return f"{count:,} run" + ("" if count == 1 else "s")
+
+
+def more_runs(count: int) -> str:
+    """`1 more run`, `12 more runs`."""
+    return f"{count:,} more run" + ("" if count == 1 else "s")
 
 
 def moment(seconds: int) -> str:
@@ -55,12 +69,25 @@ def limit(state: GuardrailState) -> str:
 
 def finding(state: GuardrailState) -> str:
     """What the evidence says about one limit, with estimate and bounds."""
-    estimate = "no finite estimate" if state.estimate is None else f"measured {_amount(state.metric, state.estimate)}"
-    if state.low is None and state.high is None:
-        return f"{limit(state)}: {estimate}"
-    low = "0" if state.low is None else _amount(state.metric, state.low)
-    high = "unbounded" if state.high is None else _amount(state.metric, state.high)
-    return f"{limit(state)}: {estimate}, bounds {low} to {high}"
+    text = f"{limit(state)}: "
+    text += "no finite estimate" if state.estimate is None else f"measured {_amount(state.metric, state.estimate)}"
+    if bounds := _bounds(state):
+        text += f" (bounds: {bounds})"
+    if state.tested_at is not None and state.tested_at != state.limit:
+        text += f", judged at {_amount(state.metric, state.tested_at)}, the nearest edge of the histogram"
+    return text
+
+
+def _bounds(state: GuardrailState) -> str:
+    """A quantile lies above its lower bound, which is itself excluded; other bounds are plain ends of an interval."""
+    low = None if state.low is None else _amount(state.metric, state.low)
+    high = None if state.high is None else _amount(state.metric, state.high)
+    if _is_time(state.metric):
+        above = f"above {low}" if state.low else ""
+        return ", ".join(part for part in (above, f"at most {high}" if high else "") if part)
+    if low is None or high is None:
+        return f"at least {low}" if low else f"at most {high}" if high else ""
+    return f"{low} to {high}"
 
 
 def metric_name(metric: str) -> str:
@@ -76,23 +103,21 @@ def gain_of(comparison: Comparison, policy: TaskPolicy) -> str:
     gain = comparison.gain
     if gain.point is None or not isfinite(gain.point):
         return f"{objective_name(policy)} cannot be compared yet"
-    unit = "points higher" if policy.objective.kind == "success_rate" else "lower"
-    text = f"{objective_name(policy)} {percent(gain.point)} {unit}"
-    if gain.point < 0:
-        unit = "points lower" if policy.objective.kind == "success_rate" else "higher"
-        text = f"{objective_name(policy)} {percent(-gain.point)} {unit}"
-    if isfinite(gain.low) and isfinite(gain.high) and gain.low != gain.high:
-        text += f" (a gain between {percent(gain.low)} and {percent(gain.high)})"
-    return text
+    bounded = isfinite(gain.low) and isfinite(gain.high) and gain.low != gain.high
+    if policy.objective.kind == "success_rate":
+        text = f"success rate {number(abs(gain.point) * 100)} points {'lower' if gain.point < 0 else 'higher'}"
+        return f"{text} (between {_points(gain.low)} and {_points(gain.high)})" if bounded else text
+    text = f"{objective_name(policy)} {percent(abs(gain.point))} {'higher' if gain.point < 0 else 'lower'}"
+    return f"{text} (a gain between {percent(gain.low)} and {percent(gain.high)})" if bounded else text
 
 
 def difference_of(comparison: Comparison) -> str:
     """The difference in success with its bounds."""
     if comparison.difference is None:
         return "success cannot be compared yet"
-    text = f"success differs by {comparison.difference * 100:+.3g} points"
+    text = f"success differs by {_points(comparison.difference)} points"
     if comparison.enough:
-        text += f" (between {comparison.difference_low * 100:+.3g} and {comparison.difference_high * 100:+.3g})"
+        text += f" (between {_points(comparison.difference_low)} and {_points(comparison.difference_high)})"
     return text
 
 
@@ -104,9 +129,17 @@ def basis(comparison: Comparison) -> str:
     )
 
 
+def _points(difference: float) -> str:
+    return f"{'+' if difference >= 0 else ''}{number(difference * 100)}"
+
+
+def _is_time(metric: str) -> bool:
+    return metric.startswith(("latency", "ttft"))
+
+
 def _amount(metric: str, value: float) -> str:
-    if metric.startswith(("latency", "ttft")):
-        return f"{value:.3g} s"
+    if _is_time(metric):
+        return f"{number(value)} s"
     if metric.startswith("cost"):
         return usd(value)
     return f"{value:,.0f}" if metric == "output_tokens" else percent(value)

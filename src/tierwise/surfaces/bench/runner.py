@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from random import Random
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import tierwise
 from tierwise.instrument.checks import forget_checks
@@ -58,9 +58,8 @@ class Bench:
 
     def __enter__(self) -> Bench:
         for task, check in iter_checks(self._suite, allow_code=self._options.allow_code):
-            on: Literal["text", "value"] = "value" if check.on == "value" else "text"
             function = cast("Callable[[Any], bool | float]", check.function)
-            tierwise.check(task, name=check.name, on=on, threshold=check.threshold)(function)
+            tierwise.check(task, name=check.name, on=check.on, threshold=check.threshold)(function)
         return self
 
     def __exit__(

@@ -23,7 +23,7 @@ from tierwise.surfaces.cli.common import (
     store_option,
     who,
 )
-from tierwise.surfaces.cli.plan import make_plan
+from tierwise.surfaces.cli.plan import make_plan, tasks_option
 
 if TYPE_CHECKING:
     from tierwise.advisor import Applied, Change
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "apply",
     epilog="Examples:  tierwise apply --dry-run  |  tierwise apply strict-json --yes --by ci",
 )
-@click.argument("tasks", nargs=-1, metavar="[TASK]...")
+@tasks_option
 @click.option("--dry-run", is_flag=True, help="Show what would change, change nothing.")
 @click.option("--trial", is_flag=True, help="Start a canary (25 %) for tasks whose verdict is TRIAL.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 @store_option
 def command(
     tasks: tuple[str, ...],
+    more_tasks: tuple[str, ...],
     dry_run: bool,
     trial: bool,
     yes: bool,
@@ -57,13 +58,14 @@ def command(
     """Write the routes that `tierwise plan` recommends (all tasks, or those named) to the route file.
 
     PROMOTE moves the primary, KEEP writes a first route where there is none, TRIAL needs --trial, and HOLD and
-    INSUFFICIENT change nothing. `tierwise rollback TASK` goes back.
+    INSUFFICIENT change nothing. Each change is logged, and each verdict that is new for its task; `tierwise history`
+    shows them, `tierwise rollback TASK` goes back.
     """
     from tierwise.advisor import Applied, apply, changes_of
     from tierwise.routing import read_table
 
     settings = read_settings(config, store)
-    made, policy = make_plan(settings, since=since, tasks=tasks)
+    made, policy = make_plan(settings, since=since, tasks=(*tasks, *more_tasks))
     table = read_table(settings.routes_path)
     now = int(time.time())
     planned = changes_of(made.recommendations, table, now=now, policy=policy, trial=trial)
@@ -134,7 +136,7 @@ def _facts(route: Route | None) -> dict[str, str]:
         return {}
     facts = {"primary": route.primary, "fallbacks": ", ".join(route.fallbacks) or NOTHING}
     if route.ladder:
-        facts["ladder"] = " → ".join(route.ladder)
+        facts["ladder"] = ", then ".join(route.ladder)
     if route.canary is not None:
         facts["canary"] = f"{route.canary.candidate} at {100 * route.canary.share:g} %"
     return facts

@@ -24,7 +24,7 @@ from tierwise.surfaces.cli.common import (
     since_option,
     store_option,
 )
-from tierwise.surfaces.cli.plan import make_plan, reasons, route_arrow
+from tierwise.surfaces.cli.plan import make_plan, reasons, route_arrow, tasks_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,20 +36,30 @@ STATES = {"refuted": "red", "failing": "yellow", "holding": "", "proven": "green
 
 
 @click.command("explain", epilog="Example:  tierwise explain strict-json --since 7d")
-@click.argument("task")
+@tasks_option
 @since_option("30d")
 @json_option
 @config_option
 @store_option
-def command(task: str, since: int | None, as_json: bool, config: str | None, store: str | None) -> None:
-    """Show the whole decision about TASK: candidates with intervals, guardrails with their states, reasons."""
+def command(
+    tasks: tuple[str, ...],
+    more_tasks: tuple[str, ...],
+    since: int | None,
+    as_json: bool,
+    config: str | None,
+    store: str | None,
+) -> None:
+    """Show the whole decision about one TASK: candidates with intervals, guardrails with their states, reasons."""
+    wanted = (*tasks, *more_tasks)
+    if len(wanted) != 1:
+        raise click.UsageError("name one task: `tierwise explain TASK`; `tierwise plan` lists all")
     settings = read_settings(config, store)
-    made, policy = make_plan(settings, since=since, tasks=[task])
+    made, policy = make_plan(settings, since=since, tasks=wanted)
     item = made.recommendations[0]
     if as_json:
         emit_json({"at": made.at, "table_version": made.table_version, **item.to_json()})
         return
-    own = policy.for_task(task) if policy is not None else None
+    own = policy.for_task(item.task) if policy is not None else None
     _policy(own)
     reasons(item)
     _route(item)
@@ -73,10 +83,11 @@ def _route(item: Recommendation) -> None:
     console.print(Text("  route      ").append(route_arrow(item)), soft_wrap=True)
     console.print(cell(f"  fallbacks  {', '.join(item.fallbacks) or NOTHING}"), soft_wrap=True)
     if item.ladder:
-        console.print(cell(f"  ladder     {' → '.join(item.ladder)}"), soft_wrap=True)
+        console.print(cell(f"  ladder     {', then '.join(item.ladder)}"), soft_wrap=True)
     if item.challenger is not None and item.saving_per_1000_runs_usd is not None:
-        month = money(item.saving_per_month_usd)
-        console.print(cell(f"  saving     {money(item.saving_per_1000_runs_usd)} per 1,000 runs, {month} a month"))
+        per_1000, month = money(item.saving_per_1000_runs_usd), item.saving_per_month_usd
+        more = "" if month is None else f", {money(month)} per month at the window's volume"
+        console.print(cell(f"  saving     {per_1000} per 1,000 runs{more}"))
     console.print(cell(f"  inputs     {item.input_hash}", style="dim"), soft_wrap=True)
 
 

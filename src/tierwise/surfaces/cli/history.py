@@ -20,23 +20,32 @@ from tierwise.surfaces.cli.common import (
     store_option,
     when,
 )
+from tierwise.surfaces.cli.plan import tasks_option
 
 if TYPE_CHECKING:
     from tierwise.core.route import Route
 
 
 @click.command("history", epilog="Examples:  tierwise history  |  tierwise history strict-json --json")
-@click.argument("task", required=False)
+@tasks_option
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The newest entries only.")
 @json_option
 @config_option
 @store_option
-def command(task: str | None, limit: int, as_json: bool, config: str | None, store: str | None) -> None:
-    """Show every decision about routes, newest first: who, when, what, why."""
+def command(
+    tasks: tuple[str, ...],
+    more_tasks: tuple[str, ...],
+    limit: int,
+    as_json: bool,
+    config: str | None,
+    store: str | None,
+) -> None:
+    """Show every change of routes and every new verdict (of all tasks, or those named), newest first: who, when, what, why."""
     from tierwise.advisor import read_history, real_entries
     from tierwise.routing import read_table
 
     settings = read_settings(config, store)
+    wanted = (*tasks, *more_tasks)
     history = read_history(settings.audit_path)
     try:
         version = read_table(settings.routes_path).version
@@ -44,7 +53,7 @@ def command(task: str | None, limit: int, as_json: bool, config: str | None, sto
         say(f"warning: {error}", style="yellow")
         version = None
     real = {id(entry) for entry in real_entries(history.entries, current_version=version)}
-    entries = [entry for entry in reversed(history.entries) if task is None or entry.task == task][:limit]
+    entries = [entry for entry in reversed(history.entries) if not wanted or entry.task in wanted][:limit]
     for problem in history.problems:
         say(f"warning: {problem}", style="yellow")
     if as_json:
@@ -52,7 +61,8 @@ def command(task: str | None, limit: int, as_json: bool, config: str | None, sto
         emit_json({"path": settings.audit_path, "entries": listed, "problems": list(history.problems)})
         return
     if not entries:
-        say(f"no decisions yet{f' about {task}' if task else ''}; `tierwise apply` makes one ({settings.audit_path})")
+        about = f" about {', '.join(wanted)}" if wanted else ""
+        say(f"no decisions yet{about}; `tierwise apply` makes one ({settings.audit_path})")
         return
     table = make_table("When", "Version", "Task", "Action", "Verdict", "Change", "By", "Why", right=("Version",))
     for entry in entries:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tierwise.core.errors import ConfigError
-from tierwise.surfaces.cli.common import clean, emit_json, json_option, out, read_settings, say
+from tierwise.surfaces.cli.common import clean, config_option, emit_json, json_option, out, read_settings, say
 
 if TYPE_CHECKING:
     from tierwise.config import Findings
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 @click.command("validate", epilog="Examples:  tierwise validate  |  tierwise validate conf/*.yaml --json")
 @click.argument("files", nargs=-1, metavar="[FILE]...")
 @json_option
-def command(files: tuple[str, ...], as_json: bool) -> None:
+@config_option
+def command(files: tuple[str, ...], as_json: bool, config: str | None) -> None:
     """Check policy files (default: the one in force); exit 2 when there are errors, 0 with warnings alone."""
     from tierwise.config import Findings, check_policy
 
-    named = files or _in_force()
+    named = (*files, *((config,) if config is not None else ())) or _in_force()
     results: list[tuple[Findings, str | None]] = []
     for name in named:
         try:
