@@ -89,7 +89,8 @@ def instrument(
     for token counts of streams always (`True`), never (`False`) or from hosts known to accept it (`None`).
 
     Instrumenting again replaces the settings and is still one span a call. Raises `ConfigError` for broken
-    configuration or a client of another shape; a call is never failed by tierwise.
+    configuration or a client of another shape and `StoreError` for a store that was named and cannot be used; a call is
+    never failed by tierwise.
     """
     from tierwise import runtime
 

@@ -22,7 +22,7 @@ def test_a_model_without_a_price_is_told_from_streams_without_usage() -> None:
     unpriced, silent = row("mystery", runs(3, 3, cost=None)), row("streamed", SILENT)
     said = notes_of([unpriced, silent])
     assert "no price for mystery: 3 runs" in said
-    assert "tierwise prices --missing" in said
+    assert "tierwise prices missing" in said
     assert "no token counts from streamed (streams without usage): 4 runs" in said
     assert "stream_usage=True" in said
     assert "include_usage" in said

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tierwise.config import audit_path, find_config, find_root, read_settings, route_path, store_path
+from tierwise.config import (
+    audit_path,
+    find_config,
+    find_root,
+    is_probe,
+    other_stores,
+    read_settings,
+    route_path,
+    store_path,
+)
 from tierwise.core.errors import ConfigError
 
 
@@ -80,6 +89,32 @@ def test_a_folder_that_cannot_be_written_is_passed_over(
     (mount / ".tierwise").mkdir()
     (mount / ".tierwise" / "tierwise.db").write_bytes(b"")
     assert store_path(environ={}, start=project, config=config) == mount / ".tierwise" / "tierwise.db"
+
+
+def test_stores_that_a_policy_file_has_moved_away_from(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Default places that hold a store and are not in force are known, nearest first; a store that was named has none."""
+    state = tmp_path_factory.mktemp("state")
+    environ = {"XDG_STATE_HOME": str(state), "LOCALAPPDATA": str(state)}
+    start = project / "a"
+    store = store_path(environ=environ, start=start)
+    assert other_stores(store, environ=environ, start=start) == ()
+    before = store_path(environ=environ, start=state)
+    assert before is not None
+    nested = start / ".tierwise" / "tierwise.db"
+    for place in (before, nested):
+        place.parent.mkdir(parents=True)
+        place.touch()
+    assert other_stores(store, environ=environ, start=start) == (nested, before)
+    assert other_stores(before, environ=environ, start=state) == ()
+    assert other_stores(project / "mine.db", environ=environ, start=start) == ()
+    assert other_stores(None, environ=environ, start=start) == ()
+
+
+def test_tasks_of_the_probe_are_those_of_a_session() -> None:
+    """A name alone does not make a probe: an application may call its own task so."""
+    assert is_probe("token-budget-hello", "bench-1")
+    assert not is_probe("token-budget-hello", "")
+    assert not is_probe("summary", "bench-1")
 
 
 def test_routes_and_audit_log_are_beside_the_store() -> None:

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import tierwise
+from support.report_data import call
 from tierwise.core.call import UNASSIGNED
 from tierwise.evidence import SqliteStore
 from tierwise.instrument.checks import checks_for
@@ -162,6 +163,23 @@ def test_wrong_use_is_one_clear_message(gateway: Gateway, tmp_path: Path, argume
     assert "Traceback" not in result.output
     assert "sk-planted-key" not in result.output
     assert result.stdout == ""
+
+
+def test_names_shared_with_live_tasks_are_warned_of(gateway: Gateway) -> None:
+    """Before anything runs: tasks that have live calls in this store are named, with the consequence and a way out."""
+    with SqliteStore.open("calls.db") as store:
+        store.write([call(task="summary", session="", round=-1), call(task="reasoning", session="bench-1", round=0)])
+    arguments = ("--models", "gemini-3.5-flash", "--base-url", gateway.base_url, "--runs", "1", "--no-probe", "--json")
+    result = bench(*arguments)
+    assert result.exit_code == 0
+    first = result.stderr.splitlines()[0]
+    assert first.startswith(
+        f"warning: {Path.cwd() / 'calls.db'} holds live calls of summary; the suite 'developer' uses"
+    )
+    assert "randomised" in first
+    assert "--store" in first
+    assert "warning: " not in bench(*arguments, "--store", "other.db").stderr
+    assert "warning: " not in bench(*arguments, "--task", "reasoning").stderr
 
 
 def test_a_refused_key_is_said(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,10 +84,7 @@ def test_each_check_by_name(check: str, right: str, wrong: str) -> None:
         ("name: s\ntasks:\n  a: {prompt: hi, schema: {type: nope}}", "s.yaml:3:27: tasks.a.schema: the JSON Schema"),
         ("name: s\ntasks:\n  a: {prompt: hi, expects: text, schema: {}}", "a schema is for JSON answers"),
         ("name: s\ntasks:\n  a: {prompt: hi}\nprobe: {max_tokens: [0], prompts: {q: {prompt: x}}}", "at least 1"),
-        (
-            "name: s\ntasks:\n  token-budget-q: {prompt: hi}\nprobe: {max_tokens: [9], prompts: {q: {prompt: x}}}",
-            "is a task; rename one",
-        ),
+        ("name: s\ntasks:\n  token-budget-q: {prompt: hi}", "s.yaml:3:3: tasks.token-budget-q: names that begin with"),
         ("name: s\ntasks: [", "s.yaml:2:"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,12 +13,13 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from support.calls import make_call
 from support.commands import tierwise
+from support.report_data import call
 from tierwise.evidence import SqliteStore
 
 POLICY = "tasks: {summary: {candidates: [gpt-5-mini]}}\n"
@@ -129,6 +131,14 @@ def test_tasks_that_the_policy_does_not_name(tmp_path: Path) -> None:
     assert any("sumary" in text for text in points("tasks", "note"))
 
 
+def test_the_probe_is_no_task_that_a_policy_should_name(tmp_path: Path) -> None:
+    """Tasks of bench's token-budget probe are not told as tasks outside the policy."""
+    (tmp_path / "tierwise.yaml").write_text(POLICY)
+    now = time.time_ns()
+    record(make_call("summary", started_at_ns=now), call(task="token-budget-json", session="bench-1", round=0))
+    assert points("tasks") == []
+
+
 def test_the_route_file_is_read(tmp_path: Path) -> None:
     """A route file is told with its version; one that cannot be read is a finding."""
     assert "not there yet" in points("routes", "ok")[0]
@@ -161,8 +171,24 @@ def test_a_place_where_no_store_can_be(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("TIERWISE_STORE", str(tmp_path / "file" / "t.db"))
     (text,) = points("store", "finding")
     assert "set TIERWISE_STORE" in text
+    assert f"{tmp_path / 'file' / 't.db'}: cannot be made: {tmp_path / 'file'} is not a folder" in text
     monkeypatch.setenv("TIERWISE_STORE", str(tmp_path))
     assert "is a folder, not a store" in points("store", "finding")[0]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_place_that_only_looks_writable(there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read-only mount is a finding although the rights say nothing against it, with and without a store in it."""
+    if there:
+        record()
+
+    def refuse(**_: object) -> NoReturn:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path / "x"))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    (text,) = points("store", "finding")
+    assert f"{tmp_path} cannot be written (Read-only file system)" in text
+    assert "set TIERWISE_STORE" in text
 
 
 def test_damaged_files_are_findings(tmp_path: Path) -> None:
@@ -213,7 +239,7 @@ def foreign_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_store_that_cannot_be_written(foreign_folder: Path) -> None:
     """A file without write permission is readable, and a finding, since calls would be lost."""
     found = points("store", "finding")
-    assert any(f"{foreign_folder / 't.db'}: cannot be written; check the owner" in text for text in found)
+    assert any(f"{foreign_folder / 't.db'} cannot be written; check the owner" in text for text in found)
     result = tierwise("store", "prune")
     assert result.exit_code == 2
     assert "error: " in result.stderr
@@ -231,6 +257,19 @@ def test_losses_pruned_rows_and_missing_prices() -> None:
     (text,) = points("prices", "finding")
     assert "no cost for 7 calls: openai/m0-2025 (1), " in text
     assert "and 2 more; state them under prices:" in text
+
+
+def test_answers_without_token_counts_are_told() -> None:
+    """Streams without usage have no cost: a note says of which model, how many and what to do; errors are none of them."""
+    now = time.time_ns()
+    streams = [call(candidate="s1", started_at_ns=now, input_tokens=None, output_tokens=None, cost_usd=None)] * 3
+    failed = call(
+        candidate="s2", outcome="error", started_at_ns=now, input_tokens=None, output_tokens=None, cost_usd=None
+    )
+    record(*streams, failed, call(started_at_ns=now))
+    (text,) = points("tokens", "note")
+    assert "3 answered runs of the last 30 days have no token counts, so no cost: s1 (3); streams need" in text
+    assert "stream_usage=True" in text
 
 
 def test_a_call_in_the_future_is_a_finding() -> None:

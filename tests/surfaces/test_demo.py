@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from support.report_data import recommendation
 from tierwise.advisor.plan import plan
 from tierwise.config import check_text, load_policy
 from tierwise.core.call import Answer, Call, Request, TaskContext, Usage
@@ -22,10 +23,11 @@ from tierwise.core.cost import cost_of, flat_rates
 from tierwise.core.errors import ConfigError, StoreError
 from tierwise.core.evidence import EvidenceBuilder, EvidenceRow, Key, key_of
 from tierwise.core.outcome import Choice, Expectation, judge
-from tierwise.core.recommendation import Recommendation
+from tierwise.core.recommendation import Reason, Recommendation
 from tierwise.evidence import SqliteStore
 from tierwise.instrument.parsing import compile_schema, parse_json
 from tierwise.surfaces.bench.suite import load_suite
+from tierwise.surfaces.cli.demo import program, shown_reasons
 from tierwise.surfaces.cli.group import cli
 from tierwise.surfaces.demo.gateway import make_reply
 from tierwise.surfaces.demo.models import LATENCY_SCALE, PROFILES
@@ -196,6 +198,9 @@ def test_human_output_shows_both_looks(tmp_path: Path, monkeypatch: pytest.Monke
     ):  # fmt: skip
         assert text in result.stdout
     assert not (tmp_path / "real.db").exists()
+    own = tmp_path / "demo"
+    assert all(result.output.count(str(own / name)) == 1 for name in ("tierwise.db", "report.html"))
+    assert "explain strict-json --store demo/tierwise.db --config demo/tierwise.yaml" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -266,6 +271,57 @@ def test_falls_back_to_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.Mo
     places = find_places(store=None, report=None)
     assert places.store.parent.name.startswith("tierwise-demo-")
     assert places.store.parent.is_dir()
+
+
+def test_works_beside_the_store_that_the_environment_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With TIERWISE_STORE set, the demo has a folder of its own beside that store; with `off` it is where it always is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TIERWISE_STORE", str(tmp_path / "data" / "calls.db"))
+    folder = tmp_path / "data" / "demo"
+    assert find_places(store=None, report=None) == Places(
+        store=folder / "tierwise.db",
+        report=folder / "report.html",
+        policy=folder / "tierwise.yaml",
+        routes=folder / "routes.json",
+    )
+    assert not (tmp_path / ".tierwise").exists()
+    monkeypatch.setenv("TIERWISE_STORE", "off")
+    assert find_places(store=None, report=None).store == tmp_path / ".tierwise" / "demo" / "tierwise.db"
+
+
+def test_never_takes_a_users_store_for_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store of real calls that lies where the demo's own would be is refused."""
+    monkeypatch.setenv("TIERWISE_STORE", str(tmp_path / "calls.db"))
+    (tmp_path / "demo").mkdir()
+    with SqliteStore.open(tmp_path / "demo" / "tierwise.db") as store:
+        store.write([next(simulated_calls(1, 1, session=""))])
+    with pytest.raises(StoreError, match="not simulated"):
+        find_places(store=None, report=None)
+
+
+def test_hints_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands to go on with begin as the user's shell needs them."""
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert program() == "tierwise"
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert program() == "uv run tierwise"
+    monkeypatch.setattr("shutil.which", lambda name: f"/venv/bin/{name}")
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")  # uv puts the environment on the path of this process alone
+    assert program() == "uv run tierwise"
+
+
+def test_says_why_a_cheaper_model_is_not_the_one() -> None:
+    """The reasons shown for a change include the limit that a third candidate misses."""
+    texts = [
+        ("incumbent_refuted", SONNET), ("replaces_refuted", GEMINI), ("gain_shown", HAIKU), ("guardrail_failing", HAIKU),
+        ("guardrail_holding", GEMINI),
+    ]  # fmt: skip
+    reasons = tuple(Reason(code=code, text=code, candidate=candidate) for code, candidate in texts)
+    moved = recommendation("summary", "PROMOTE", current=SONNET, primary=GEMINI, reasons=reasons)
+    assert [one.code for one in shown_reasons(moved)] == ["incumbent_refuted", "replaces_refuted", "guardrail_failing"]
+    kept = recommendation("summary", "KEEP", reasons=reasons)
+    assert len(shown_reasons(kept)) == 2
 
 
 def test_report_folder_is_checked_first(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("width", [1440, 1024, 390])
 def test_report_opens_without_errors_or_requests(chromium: Browser, tmp_path: Path, width: int, scheme: str) -> None:
     """Title right, no console message, no request but the file, styled, nothing wider than the window, hostile names inert."""
     item = recommendation(
@@ -73,6 +73,39 @@ def test_report_opens_without_errors_or_requests(chromium: Browser, tmp_path: Pa
     )
     assert page.get_by_role("table").count() == 5
     assert page.get_by_role("heading", level=1).inner_text() == "Five tasks <b>& three models</b>"
+    page.close()
+
+
+@pytest.mark.parametrize("models", [3, 5, 8, 12])
+@pytest.mark.parametrize("width", [1440, 1024, 720, 390])
+def test_no_table_is_cut_off(chromium: Browser, tmp_path: Path, width: int, models: int) -> None:
+    """However many models and however narrow the window: no table scrolls sideways or runs out of the page, no text is cut."""
+    names = (
+        SONNET,
+        GEMINI,
+        *(f"provider/a-model-with-a-long-name-2026-{number:02}-18" for number in range(models - 2)),
+    )
+    candidates = tuple(candidate(name, role="incumbent" if name == SONNET else "challenger") for name in names)
+    item = recommendation(candidates=candidates, fallbacks=names[2:], saving_per_month_usd=123456.78)
+    path = write_report(
+        calls=call_rows(models=names, cost_usd=0.00012345),
+        recommendations=[item],
+        path=tmp_path / "r.html",
+        title="t",
+        generated_at=NOW,
+        latency_scale=24,
+    )
+    page = chromium.new_page(viewport={"width": width, "height": 900})
+    page.goto(path.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    cut = page.evaluate(
+        """() => [...document.querySelectorAll("table, table *:not(svg *)")].filter((e) => {
+            const head = e.closest("thead");
+            if (head && getComputedStyle(head).clipPath !== "none") return false;
+            return (e.clientWidth > 0 && e.scrollWidth > e.clientWidth + 1) || e.getBoundingClientRect().right > innerWidth;
+        }).map((e) => e.tagName + " " + e.className + " " + e.textContent.trim().slice(0, 40))"""
+    )
+    assert cut == []
     page.close()
 
 

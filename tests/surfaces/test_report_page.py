@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from support.report_data import GEMINI, HAIKU, NOW, SONNET, call_rows, candidate, recommendation
+from support.report_data import GEMINI, HAIKU, NOW, SONNET, call_row, call_rows, candidate, recommendation
 from tierwise.core.recommendation import Reason
 from tierwise.surfaces.report import write_report
+from tierwise.surfaces.report.data import build
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;🦊\u202e\x00\ud800" + "x" * 300
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -91,17 +92,32 @@ def test_every_verdict_is_there_in_words(report: Page) -> None:
     assert "12 more runs needed" in report.words
 
 
-def test_comparison_table_has_the_published_columns(report: Page) -> None:
-    """The comparison table has every column, and both Claude models fail strict JSON while gemini passes."""
-    for column in (
-        "Model", "Runs", "Avg", "Median", "p95", "Fastest", "Slowest", "Task score", "Avg output size", "Non-stop finish reasons",
-        "JSON validity",
-        "Retries", "Cost", "Cost per success",
+def test_comparison_table_has_every_published_measure(report: Page) -> None:
+    """The comparison table has every measure, models side by side; both Claude models fail strict JSON, gemini passes."""
+    for measure in (
+        "Runs", "Avg latency", "Median latency", "p95 latency", "Fastest", "Slowest", "Task score",
+        r"Avg output size \(characters\)", "Non-stop finish reasons", "JSON validity", "Retries", "Cost", "Cost per success",
     ):  # fmt: skip
-        assert re.search(rf'<th scope="col"[^>]*>{column}</th>', report.source), column
-    row = re.search(r'<th scope="row" class="stick"><bdi>strict-json</bdi></th>(.*?)</tr>', report.source)
+        assert re.search(rf'<th scope="row"[^>]*>{measure}</th>(<td.*?</td>){{3}}</tr>', report.source), measure
+    row = re.search(r'<th scope="row" role="rowheader"><bdi>strict-json</bdi></th>(.*?)</tr>', report.source)
     assert row is not None
-    assert re.findall(r">(pass|fail)<", row[1]) == ["fail", "fail", "pass"]
+    verdicts = dict(re.findall(r'data-label="([^"]+)"><[^>]+>(pass|fail)<', row[1]))
+    assert verdicts == {HAIKU: "fail", SONNET: "fail", GEMINI: "pass"}
+
+
+def test_routes_say_why_a_change_is_made_and_why_to_whom() -> None:
+    """The table of routes gives the engine's first reason, and the first one about the recommended model."""
+    reasons = (
+        Reason(code="refuted", text="sonnet is too slow.", candidate=SONNET),
+        Reason(code="proof", text="haiku is cheap.", candidate=HAIKU),
+        Reason(code="gain", text="gemini is fast.", candidate=GEMINI),
+    )
+    item = recommendation(reasons=reasons)
+    view = build(
+        calls=[], recommendations=[item], title="t", simulated=False, notes=(), generated_at=NOW, store=None,
+        latency_scale=1.0,
+    )  # fmt: skip
+    assert view.tasks[0].why == ("sonnet is too slow.", "gemini is fast.")
 
 
 def test_page_is_well_formed_and_accessible(report: Page) -> None:
@@ -219,6 +235,23 @@ def test_observational_evidence_and_missing_prices_are_named(tmp_path: Path) -> 
     assert f"{SONNET}. 10 runs without a known price" in page.words
 
 
+def test_streams_without_token_counts_are_no_matter_of_prices(tmp_path: Path) -> None:
+    """Answers without token counts are told apart from models without a price; errors are neither."""
+    unknown = {"input_tokens": None, "output_tokens": None, "cost_usd": None}
+    rows = [*call_rows(tasks=("summary",), models=(HAIKU,), **unknown), call_row(outcome="error", **unknown)]
+    page = Page(write_report(calls=rows, recommendations=[], path=tmp_path / "r.html", title="t", generated_at=NOW))
+    assert f"{HAIKU}. 2 answered runs without token counts" in page.words
+    assert "without a known price" not in page.words
+    assert f"{SONNET}. " not in page.words
+
+
+def test_commands_in_reasons_are_code(tmp_path: Path) -> None:
+    """What stands between backticks is shown as code, and nothing in it is markup."""
+    item = recommendation(reasons=(Reason(code="x", text="compare with `tierwise bench <b>`; a lone ` stays"),))
+    page = Page(write_report(calls=[], recommendations=[item], path=tmp_path / "r.html", title="t", generated_at=NOW))
+    assert "compare with <code>tierwise bench &lt;b&gt;</code>; a lone ` stays" in page.source
+
+
 def test_candidate_without_a_success_has_no_finite_cost(tmp_path: Path) -> None:
     """A candidate that never succeeded shows infinity with the reason, and the picture says that it is left out."""
     item = recommendation(candidates=(candidate(SONNET, role="incumbent", successes=0), candidate(GEMINI)))
@@ -234,7 +267,7 @@ def test_empty_report_is_a_page(tmp_path: Path) -> None:
 
 
 def test_scaled_latencies_stand_beside_the_measured_ones(tmp_path: Path) -> None:
-    """With a scale the comparison table shows each latency twice and says what the second line is."""
+    """With a scale the comparison table shows each latency twice and says what the second figure is."""
     path = write_report(
         calls=call_rows(duration_s=0.0565),
         recommendations=[],

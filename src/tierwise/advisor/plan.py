@@ -174,7 +174,7 @@ def _notes(coverage: Coverage, by_task: Mapping[str, Sequence[EvidenceRow]]) -> 
     for candidate, runs in (coverage.unpriced or {}).items():
         yield (
             f"no price for {candidate}: {_runs(runs)} count for success only; "
-            "add it under prices: in tierwise.yaml (`tierwise prices --missing` lists all)"
+            "add it under prices: in tierwise.yaml (`tierwise prices missing` lists all)"
         )
     for candidate, runs in (coverage.without_tokens or {}).items():
         yield (

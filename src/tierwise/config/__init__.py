@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tierwise.config.discovery import audit_path, find_config, find_root, route_path, store_path
+from tierwise.config.discovery import audit_path, find_config, find_root, other_stores, route_path, store_path
 from tierwise.config.loader import Findings, check_policy, check_text, load_policy
+from tierwise.config.names import PROBE_PREFIX, is_probe
 from tierwise.config.settings import Settings, read_settings
 from tierwise.config.yamlfile import Finding
 
 __all__ = [
+    "PROBE_PREFIX",
     "Finding",
     "Findings",
     "Settings",
@@ -18,8 +20,10 @@ __all__ = [
     "check_text",
     "find_config",
     "find_root",
+    "is_probe",
     "json_schema",
     "load_policy",
+    "other_stores",
     "read_settings",
     "route_path",
     "store_path",

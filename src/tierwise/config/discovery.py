@@ -85,6 +85,32 @@ def default_folder(
     return _state_folder(environ)
 
 
+def other_stores(
+    store: Path | None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    start: Path | None = None,
+    config: Path | None = None,
+) -> tuple[Path, ...]:
+    """Stores that exist in default places other than the one in force, nearest first; none where `store` was named.
+
+    A tierwise.yaml or pyproject.toml that is added later moves the default: what was recorded before stays where it was.
+    """
+    environ = os.environ if environ is None else environ
+    if store is None or store != default_folder(environ=environ, start=start, config=config) / STORE_NAME:
+        return ()
+    places = [folder / FOLDER_NAME / STORE_NAME for folder in _upward(start)]
+    places.append(_state_folder(environ) / STORE_NAME)
+    return tuple(place for place in dict.fromkeys(places) if place != store and _is_file(place))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def route_path(store: Path | None, *, environ: Mapping[str, str] | None = None, fallback: Path | None = None) -> Path:
     """The route file: `TIERWISE_ROUTES`, else routes.json beside the store (in `fallback` when the store is off)."""
     environ = os.environ if environ is None else environ

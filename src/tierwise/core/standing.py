@@ -129,7 +129,7 @@ def without_cost(case: Case, candidate: Candidate) -> Reason | None:
             '`tierwise.instrument`, or `stream_options={"include_usage": True}` with each request.'
         )
         return about(candidate, "no_tokens", text)
-    text = "has no known price and is never taken for cheap: name it under `prices:` (`tierwise prices --missing`)."
+    text = "has no known price and is never taken for cheap: name it under `prices:` (`tierwise prices missing`)."
     return about(candidate, "unpriced", text)
 
 

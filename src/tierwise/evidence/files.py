@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,28 @@ def make_private(path: Path) -> None:
     if path.parent.name == ".tierwise" and not ignore.exists():
         ignore.write_text("*\n", encoding="utf-8")
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def place_problem(path: Path) -> str | None:
+    """Why no store can be made or written at `path`, in words that name the place; `None` when nothing is in the way.
+
+    A file without a name is made in the nearest folder that exists and is gone again at once: rights alone do not tell
+    (read-only mounts, immutable folders, quotas). An existing store is not opened.
+    """
+    place = path.parent
+    try:
+        there = path.exists()
+        if there and path.is_dir():
+            return f"{path} is a folder, not a file"
+        place = path.parent if there else next(parent for parent in path.absolute().parents if parent.exists())
+        if not place.is_dir():
+            return f"{place} is not a folder"
+        if there and not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            return f"{path} cannot be written"
+        with tempfile.TemporaryFile(dir=place):
+            return None
+    except OSError as error:
+        return f"{place} cannot be written ({error.strerror or error})"
 
 
 def explain(path: Path, error: Exception, *, busy_s: float) -> str:

@@ -44,6 +44,10 @@ class ModelSummary:
     cost_per_success_usd: float | None
     unpriced: int = 0
     """Runs whose cost is not known; outside both cost figures."""
+    without_price: int = 0
+    """Those of them with token counts: their model has no known price."""
+    without_tokens: int = 0
+    """Those of them that were answered without token counts, such as streams without usage."""
     not_counted: int = 0
     """Calls outside the runs: cancelled by the application, or rejected as the caller's fault."""
     outcomes: Mapping[str, int] = field(default_factory=dict)
@@ -68,6 +72,8 @@ class ModelSummary:
             "cost_usd": self.cost_usd,
             "cost_per_success_usd": self.cost_per_success_usd,
             "unpriced": self.unpriced,
+            "without_price": self.without_price,
+            "without_tokens": self.without_tokens,
             "not_counted": self.not_counted,
             "outcomes": dict(self.outcomes),
             "finish_reasons": dict(self.finish_reasons),
@@ -145,6 +151,9 @@ def summary_of(model: str, runs: Sequence[RunRow], *, not_counted: int = 0) -> M
     priced = [(run.cost_usd, run.success) for run in runs if run.cost_usd is not None]
     cost = math.fsum(amount for amount, _ in priced) if priced else None
     paid = sum(success for _, success in priced)
+    unpriced = [run.first for run in runs if run.cost_usd is None]
+    counted = sum(call.input_tokens is not None or call.output_tokens is not None for call in unpriced)
+    unanswered = sum(call.outcome == "error" for call in unpriced if call.input_tokens is call.output_tokens is None)
     return ModelSummary(
         model=model,
         runs=len(runs),
@@ -161,7 +170,9 @@ def summary_of(model: str, runs: Sequence[RunRow], *, not_counted: int = 0) -> M
         retries=sum(run.retries for run in runs),
         cost_usd=cost,
         cost_per_success_usd=cost / paid if cost is not None and paid else None,
-        unpriced=len(runs) - len(priced),
+        unpriced=len(unpriced),
+        without_price=counted,
+        without_tokens=len(unpriced) - counted - unanswered,
         not_counted=not_counted,
         outcomes=dict(Counter(call.outcome for call in first)),
         finish_reasons=dict(Counter(reason for each in reasons for reason in each)),

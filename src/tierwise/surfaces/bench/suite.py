@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from tierwise.config.names import PROBE_PREFIX
 from tierwise.config.spec import Name, Spec
 from tierwise.config.yamlfile import Finding, Loc, Tree, parse, read_text
 from tierwise.core.checks import Check, make_check
@@ -198,19 +199,19 @@ class _Builder:
 
     def suite(self, spec: SuiteSpec) -> Suite:
         tasks = tuple(self._task(name, task, ("tasks", name)) for name, task in spec.tasks.items())
+        for name in spec.tasks:
+            if name.startswith(PROBE_PREFIX):
+                text = f"names that begin with {PROBE_PREFIX} are those of the probe's prompts; give the task another"
+                self._error(("tasks", name), text, at_key=True)
         probe = None
         if spec.probe is not None:
             asked = spec.probe.prompts.items()
             probe = Probe(
                 max_tokens=tuple(spec.probe.max_tokens),
                 tasks=tuple(
-                    self._task(f"token-budget-{name}", task, ("probe", "prompts", name)) for name, task in asked
+                    self._task(f"{PROBE_PREFIX}{name}", task, ("probe", "prompts", name)) for name, task in asked
                 ),
             )
-            for index, task in enumerate(probe.tasks):
-                if task.name in spec.tasks:
-                    loc = ("probe", "prompts", list(spec.probe.prompts)[index])
-                    self._error(loc, f"the probe's prompt is recorded as {task.name!r}, which is a task; rename one")
         return Suite(name=spec.name, tasks=tasks, probe=probe)
 
     def _task(self, name: str, spec: TaskSpec, loc: Loc) -> SuiteTask:

@@ -15,7 +15,9 @@ from tierwise.surfaces.cli.common import (
     clean,
     config_option,
     emit_json,
+    is_there,
     json_option,
+    open_store,
     out,
     read_policy,
     read_settings,
@@ -102,7 +104,8 @@ def command(
     """Measure models on a suite of tasks through any OpenAI-compatible URL.
 
     Every round asks each task of each model once, in random order. The calls are recorded in the store like any others,
-    so `tierwise plan` can use them.
+    so `tierwise plan` can use them: as randomised runs they decide about a task of the same name before the runs of your
+    traffic do. --store keeps them apart.
     """
     from tierwise.surfaces.bench.reach import unique
     from tierwise.surfaces.bench.runner import Options
@@ -125,6 +128,15 @@ def command(
     if settings.store_path is None:
         raise ConfigError("bench needs a store to measure with; name one with --store FILE instead of off")
     url = _checked_url(base_url)
+    if shared := _live_tasks(settings, chosen):
+        names = ", ".join(shared)
+        say(
+            f"warning: {settings.store_path} holds live calls of {names}; the suite {chosen.name!r} uses the same "
+            f"name{'s' if len(shared) > 1 else ''}. Its runs are randomised, and `tierwise plan` compares models by randomised "
+            "runs before the observational ones of your traffic: verdicts would rest on this suite's prompts. To keep them "
+            "apart, stop (Ctrl-C) and use --store bench.db, or --task, or a suite with other names",
+            style="yellow",
+        )
     calls, bench = _measure(chosen, options, settings, url=url, key_name=api_key_env, runs=runs)
     if as_json:
         emit_json(
@@ -137,6 +149,15 @@ def command(
     for model, error in bench.failures.items():
         say(f"{model}: some calls failed, the last with {type(error).__name__}: {str(error)[:300]}", style="yellow")
     say(f"recorded in {settings.store_path} as session {bench.session}; see `tierwise plan`")
+
+
+def _live_tasks(settings: Settings, suite: Suite) -> list[str]:
+    """Tasks of the suite under whose names the store holds calls that no bench made."""
+    if settings.store_path is None or not is_there(settings.store_path):
+        return []
+    with open_store(settings) as opened:
+        keys = [row.key for row in opened.evidence(tasks=[task.name for task in suite.tasks])]
+    return sorted({key.task for key in keys if not key.session})
 
 
 def _checked_url(base_url: str | None) -> str:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shlex
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -199,11 +200,8 @@ def open_store(settings: Settings, *, read_only: bool = True) -> Iterator[Sqlite
     path = settings.store_path
     if path is None:
         raise StoreError("the store is off (TIERWISE_STORE=off or --store off); name one with --store FILE")
-    if not path.exists():
-        raise StoreError(
-            f"no calls recorded yet: {path} does not exist; instrument a client "
-            "(`client = tierwise.instrument(OpenAI())`), run `tierwise demo`, or name another store with --store FILE"
-        )
+    if not is_there(path):
+        raise _not_there(settings, path)
     if path.is_dir():
         raise StoreError(f"{path} is a folder, not a store; name the file, for example {path / 'tierwise.db'}")
     from tierwise.evidence.sqlite import SqliteStore
@@ -212,12 +210,88 @@ def open_store(settings: Settings, *, read_only: bool = True) -> Iterator[Sqlite
         yield store
 
 
-def nothing_recorded(settings: Settings) -> StoreError:
-    """The error of a store that exists and holds nothing in the window asked for."""
+def is_there(path: Path) -> bool:
+    """Whether something is at `path`, as far as this user may see."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def probe_tasks(store: SqliteStore) -> set[str]:
+    """Recorded tasks that nothing but the token-budget probe of `bench` asked: no work of the user's."""
+    from tierwise.config import PROBE_PREFIX, is_probe
+
+    named = [task for task in store.tasks() if task.startswith(PROBE_PREFIX)]
+    keys = [row.key for row in store.evidence(tasks=named)] if named else []
+    return set(named) - {key.task for key in keys if not is_probe(key.task, key.session)}
+
+
+def _not_there(settings: Settings, path: Path) -> StoreError:
+    if problem := unwritable(path):
+        return StoreError(problem)
+    if elsewhere := recorded_elsewhere(settings):
+        return StoreError(f"no calls recorded yet in {path}, which does not exist; {elsewhere}")
     return StoreError(
-        f"no calls recorded yet in {settings.store_path} for this window; make some calls through an instrumented "
+        f"no calls recorded yet: {path} does not exist; instrument a client "
+        "(`client = tierwise.instrument(OpenAI())`), run `tierwise demo`, or name another store with --store FILE"
+    )
+
+
+def nothing_recorded(settings: Settings) -> StoreError:
+    """The error of a store that exists and holds nothing in the window asked for, or that cannot take anything."""
+    path = settings.store_path
+    if path is not None and (problem := unwritable(path)):
+        return StoreError(problem)
+    if path is not None and not _call_count(path) and (elsewhere := recorded_elsewhere(settings)):
+        return StoreError(f"no calls recorded yet in {path}; {elsewhere}")
+    return StoreError(
+        f"no calls recorded yet in {path} for this window; make some calls through an instrumented "
         "client, or widen --since (`--since all`)"
     )
+
+
+def unwritable(path: Path) -> str | None:
+    """What keeps a store at `path` from being made or written, and what to do; `None` when nothing does."""
+    from tierwise.evidence.files import place_problem
+
+    problem = place_problem(path)
+    if problem is None:
+        return None
+    return (
+        f"nothing can be recorded in {path}: {problem}; make it writable for the user that runs the application, or "
+        "set TIERWISE_STORE to a path that can be written"
+    )
+
+
+def recorded_elsewhere(settings: Settings) -> str | None:
+    """Calls in a default place other than the store in force, with the way to them; `None` when there are none."""
+    from tierwise.config import other_stores
+    from tierwise.config.discovery import FOLDER_NAME
+
+    for other in other_stores(settings.store_path, config=settings.config_path):
+        if number := _call_count(other):
+            project = other.parent.name == FOLDER_NAME
+            why = (
+                "the default place of a project around this one"
+                if project
+                else ("the default place where there is no tierwise.yaml or pyproject.toml")
+            )
+            return (
+                f"{count(number)} call{'s are' if number > 1 else ' is'} in {other}, {why}; to go on with "
+                f"{'them' if number > 1 else 'it'}, set TIERWISE_STORE={shlex.quote(str(other))}, for the application too"
+            )
+    return None
+
+
+def _call_count(path: Path) -> int:
+    from tierwise.evidence.sqlite import SqliteStore
+
+    try:
+        with SqliteStore.open(path, read_only=True) as store:
+            return store.call_count()
+    except StoreError:
+        return 0
 
 
 # --- people ------------------------------------------------------------------------------------------------------

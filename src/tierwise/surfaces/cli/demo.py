@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +14,7 @@ from tierwise.surfaces.cli.common import clean, emit_json, json_option, out, say
 from tierwise.surfaces.cli.progress import progress
 
 if TYPE_CHECKING:
+    from tierwise.core.recommendation import Reason, Recommendation
     from tierwise.surfaces.demo.story import Demo, Look
 
 
@@ -24,15 +29,17 @@ if TYPE_CHECKING:
 )
 @click.option("--until", type=click.Choice(["decided"]), help="Stop as soon as every task has a verdict.")
 @click.option(
-    "--store", type=click.Path(dir_okay=False), metavar="FILE", help="The demo's own store [default: .tierwise/demo/]."
-)
+    "--store", type=click.Path(dir_okay=False), metavar="FILE",
+    help="The demo's own store [default: demo/ beside TIERWISE_STORE, else .tierwise/demo/].",
+)  # fmt: skip
 @click.option("--report", type=click.Path(dir_okay=False), metavar="FILE", help="Where to write the HTML report.")
 @json_option
 def command(seed: int, rounds: int, until: str | None, store: str | None, report: str | None, as_json: bool) -> None:
     """See it work on simulated models: no key, no network, under a minute.
 
     A gateway on this machine simulates three models behind real HTTP. The demo compares them on five tasks as published,
-    goes on for more rounds, and recommends a route for each task. Everything it shows is simulated.
+    goes on for more rounds, and recommends a route for each task. Everything it shows is simulated. Your own store is never
+    written: the demo has one of its own.
     """
     from tierwise.surfaces.demo.document import document
     from tierwise.surfaces.demo.models import LATENCY_SCALE
@@ -57,10 +64,23 @@ def command(seed: int, rounds: int, until: str | None, store: str | None, report
             emit_json(document(first, last, places, seed=seed))
         else:
             _show_last(demo, last)
-    say(f"simulated calls are in {places.store}; the report is {places.report}")
-    if places.policy is not None and not as_json:
-        options = clean(f"--store {places.store} --config {places.policy}")
-        say(f"go on with: tierwise explain strict-json {options}")
+    if as_json:
+        say(f"simulated calls are in {places.store}; the report is {places.report}")
+    elif places.policy is not None:
+        options = f"--store {_short(places.store)} --config {_short(places.policy)}"
+        say(f"\nLook closer: {program()} explain strict-json {options}")
+
+
+def program() -> str:
+    """How to start tierwise again from the user's shell: `uv run` puts it on the path of what it runs alone."""
+    if "UV_RUN_RECURSION_DEPTH" in os.environ or shutil.which("tierwise") is None:
+        return "uv run tierwise"
+    return "tierwise"
+
+
+def _short(path: Path) -> str:
+    """A path for a shell, relative to the current folder where it is in it."""
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def _show_first(demo: Demo, look: Look) -> None:
@@ -85,11 +105,22 @@ def _show_last(demo: Demo, look: Look) -> None:
     console = out()
     console.print(clean("Why (simulated):"))
     for one in look.recommendations:
-        for reason in one.reasons[:2]:
+        for reason in shown_reasons(one):
             console.print(clean(f"  {one.task}: {reason.text}"), soft_wrap=True)
     console.print()
     console.print(clean(f"Report (simulated): {demo.places.report}"), soft_wrap=True)
-    console.print(clean(f"Store (simulated): {demo.places.store}"), soft_wrap=True)
+    console.print(clean(f"Store (simulated):  {demo.places.store}"), soft_wrap=True)
+
+
+def shown_reasons(item: Recommendation) -> list[Reason]:
+    """The first two reasons and, for a change, what keeps another candidate from being the one to change to."""
+    route = (item.current, item.primary)
+    others = [
+        reason
+        for reason in item.reasons[2:]
+        if reason.code in ("guardrail_failing", "guardrail_refuted") and reason.candidate not in route
+    ]
+    return [*item.reasons[:2], *(others[:1] if item.verdict == "PROMOTE" else ())]
 
 
 def _show(look: Look, when: str) -> None:

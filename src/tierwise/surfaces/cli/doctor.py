@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,17 +15,21 @@ from typing import TYPE_CHECKING, Final, Literal
 import click
 
 from tierwise.core.errors import ConfigError, RouteError, StoreError
+from tierwise.evidence.files import place_problem
 from tierwise.surfaces.cli.common import (
     cell,
     clean,
     config_option,
     count,
     emit_json,
+    is_there,
     json_option,
     make_table,
     open_store,
     out,
+    probe_tasks,
     read_settings,
+    recorded_elsewhere,
     say,
     store_option,
 )
@@ -34,11 +38,13 @@ from tierwise.surfaces.cli.store import health_json, size
 
 if TYPE_CHECKING:
     from tierwise.config import Settings
+    from tierwise.core.evidence import EvidenceRow
     from tierwise.core.policy import Policy
     from tierwise.evidence import StoreHealth
 
 PACKAGES: Final = ("openai", "opentelemetry-sdk", "genai-prices", "pydantic", "jsonschema-rs", "click", "rich")
 MOST_NAMED: Final = 5
+RECENT_S: Final = 30 * 86_400
 CLOCK_SLACK_S: Final = 60.0
 """Machines that share a store may differ by this much without a finding."""
 
@@ -169,21 +175,30 @@ def _store(settings: Settings, policy: Policy | None) -> tuple[StoreHealth | Non
     path = settings.store_path
     if path is None:
         return None, [_note("store", "off: nothing is recorded on this machine", "unset TIERWISE_STORE to record")]
+    if not is_there(path):
+        return None, [*_place_for(path), *_elsewhere(settings)]
     try:
-        if not path.exists():
-            return None, [_place_for(path)]
         with open_store(settings) as opened:
             health = opened.health()
-            unpriced, tasks = opened.unpriced_models(), opened.tasks()
+            unpriced, probes = opened.unpriced_models(), probe_tasks(opened)
+            tasks = [task for task in opened.tasks() if task not in probes]
+            uncounted = _without_tokens(opened.evidence(int(time.time()) - RECENT_S))
     except StoreError as error:  # its message says what to do
         return None, [_finding("store", str(error), "")]
-    except OSError as error:
-        return None, [_finding("store", f"{path}: {error.strerror}", "check the rights, or set TIERWISE_STORE")]
     points = [_soundness(health)]
-    if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+    if problem := place_problem(path):
         todo = "check the owner and mode of the file and its folder, or set TIERWISE_STORE"
-        points.append(_finding("store", f"{path}: cannot be written", todo))
-    return health, [*points, *_losses(health), _prices(health, unpriced), *_clock(health), *_tasks(tasks, policy)]
+        points.append(_finding("store", f"new calls cannot be recorded: {problem}", todo))
+    if not health.calls:
+        points += _elsewhere(settings)
+    return health, [
+        *points,
+        *_losses(health),
+        _prices(health, unpriced),
+        *_tokens(uncounted),
+        *_clock(health),
+        *_tasks(tasks, policy),
+    ]
 
 
 def _soundness(health: StoreHealth) -> Point:
@@ -196,12 +211,18 @@ def _soundness(health: StoreHealth) -> Point:
     )
 
 
-def _place_for(path: Path) -> Point:
-    folder = next(parent for parent in path.parents if parent.exists())
-    if folder.is_dir() and os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-        return _note("store", f"{path}: not there yet", "the first recorded call makes it; `tierwise demo` shows one")
-    todo = "set TIERWISE_STORE to another path"
-    return _finding("store", f"{path}: cannot be made, {folder} is not a folder that can be written", todo)
+def _place_for(path: Path) -> Iterator[Point]:
+    if problem := place_problem(path):
+        todo = "make it writable for the user that runs the application, or set TIERWISE_STORE to a path that can be written"
+        yield _finding("store", f"{path}: cannot be made: {problem}", todo)
+    else:
+        yield _note("store", f"{path}: not there yet", "the first recorded call makes it; `tierwise demo` shows one")
+
+
+def _elsewhere(settings: Settings) -> Iterator[Point]:
+    """Calls in the place that was the default before a tierwise.yaml or pyproject.toml moved it."""
+    if found := recorded_elsewhere(settings):
+        yield _note("store", f"no calls here, but {found}")
 
 
 def _losses(health: StoreHealth) -> Iterator[Point]:
@@ -221,6 +242,26 @@ def _prices(health: StoreHealth, unpriced: list[tuple[str, str, int]]) -> Point:
     names = _some([f"{provider}/{model} ({count(calls)})" for provider, model, calls in unpriced])
     todo = "state them under prices: in tierwise.yaml, then `tierwise prices reprice`"
     return _finding("prices", f"no cost for {count(health.unpriced)} calls: {names}", todo)
+
+
+def _without_tokens(rows: Iterable[EvidenceRow]) -> Counter[str]:
+    """Answered runs without any token count, by candidate; an error uses none."""
+    found: Counter[str] = Counter()
+    for row in rows:
+        evidence = row.evidence
+        if row.key.rung == 0 and not any(evidence.tokens.values()):
+            found[row.key.candidate] += max(evidence.n - evidence.priced - evidence.outcomes.get("error", 0), 0)
+    return +found
+
+
+def _tokens(uncounted: Counter[str]) -> Iterator[Point]:
+    if not uncounted:
+        return
+    names = _some([f"{candidate} ({count(runs)})" for candidate, runs in uncounted.most_common()])
+    text = f"{count(uncounted.total())} answered runs of the last 30 days have no token counts, so no cost: {names}"
+    yield _note(
+        "tokens", text, "streams need `tierwise.instrument(client, stream_usage=True)` where the server allows it"
+    )
 
 
 def _clock(health: StoreHealth) -> Iterator[Point]:

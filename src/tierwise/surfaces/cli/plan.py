@@ -62,15 +62,17 @@ def make_plan(
         TierwiseError: a file is broken, nothing is recorded, or a task is unknown.
     """
     from tierwise.advisor import plan
+    from tierwise.config import is_probe
     from tierwise.routing import read_table
 
     now = int(time.time())
     policy = read_policy(settings)
-    table = read_table(settings.routes_path)
     with open_store(settings) as store:
         rows = store.evidence(None if since is None else (now - since) // HOUR_S * HOUR_S, None)
     if not rows:
         raise nothing_recorded(settings)
+    rows = [row for row in rows if not is_probe(row.key.task, row.key.session)]
+    table = read_table(settings.routes_path)
     at = (now // HOUR_S + 1) * HOUR_S if open_hour else now
     return plan(rows, policy, table, at, tasks=tasks or None), policy
 

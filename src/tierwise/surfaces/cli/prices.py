@@ -273,7 +273,7 @@ def _table(lines: Iterable[tuple[str, str, Rates | None]], number: str = "Calls"
     lines = list(lines)
     numbers = (number, "Input", "Output", "Cache read", "Cache write", "Reasoning")
     shown = numbers if any(text for _, text, _ in lines) else numbers[1:]
-    table = make_table("Model", *shown, "Source", right=shown)
+    table = make_table("Model", *shown, "Source", title="USD per million tokens", right=shown)
     for name, text, rates in lines:
         kinds = [NOTHING if rates is None else _rate(getattr(rates.bands[0], kind)) for kind in KINDS[:5]]
         values = [text, *kinds] if shown is numbers else kinds

@@ -13,6 +13,7 @@ from tierwise.surfaces.cli.common import (
     json_option,
     nothing_recorded,
     open_store,
+    probe_tasks,
     read_settings,
     say,
     since_option,
@@ -46,6 +47,7 @@ def command(
     Everything is inside the file: no script, no network. Only you can read it until you change its permissions.
     --json prints what the page is made from. Without recorded calls: a message and exit code 2.
     """
+    from tierwise.config import is_probe
     from tierwise.surfaces.report import write_report
     from tierwise.surfaces.summary import pass_table, summarise
 
@@ -53,12 +55,14 @@ def command(
     made, _ = make_plan(settings, since=since, tasks=None)
     with open_store(settings) as opened:
         since_ns = None if since is None else (int(time.time()) - since) * 10**9
-        calls = list(opened.calls(since_ns=since_ns))
-    if not calls and not made.recommendations:
+        calls = [call for call in opened.calls(since_ns=since_ns) if not is_probe(call.task, call.session)]
+        probes = probe_tasks(opened)
+    items = [item for item in made.recommendations if item.task not in probes]
+    if not calls and not items:
         raise nothing_recorded(settings)
     path = write_report(
         calls=calls,
-        recommendations=made.recommendations,
+        recommendations=items,
         path=output,
         title=title,
         simulated=simulated,
@@ -72,9 +76,9 @@ def command(
                 "report": path,
                 "models": {name: summary.to_json() for name, summary in summarise(calls).items()},
                 "tasks": pass_table(calls),
-                "recommendations": [item.to_json() for item in made.recommendations],
+                "recommendations": [item.to_json() for item in items],
             }
         )
         return
     click.echo(path)
-    say(f"{len(made.recommendations)} tasks, {len(calls):,} calls; open it in a browser")
+    say(f"{len(items)} tasks, {len(calls):,} calls; open it in a browser")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import click
@@ -17,7 +18,9 @@ from tierwise.surfaces.cli.common import (
     json_option,
     make_table,
     money,
+    open_store,
     out,
+    probe_tasks,
     read_settings,
     say,
     seconds,
@@ -39,19 +42,23 @@ def command(since: int | None, as_json: bool, config: str | None, store: str | N
     """Show every task's route, runs, cost, latency, success and verdict.
 
     The numbers are those of the task's current model, the hour that is still open included; the verdict counts hours
-    that have ended. Success is `0.83 ± 0.03 (n=100)`: the interval holds however
-    often you look. Without recorded calls: a message and exit code 2.
+    that have ended. Success is `0.83 (0.79 to 0.86, n=100)`: the estimate and an interval that holds however often you
+    look. The token-budget probe of `tierwise bench` is left out; `tierwise calls` has it. Without recorded calls: a message
+    and exit code 2.
     """
     settings = read_settings(config, store)
+    with open_store(settings) as opened:
+        probes = probe_tasks(opened)
     made, _ = make_plan(settings, since=since, tasks=None)
     seen, _ = make_plan(settings, since=since, tasks=None, open_hour=True)
+    items = [item for item in made.recommendations if item.task not in probes]
     reports = {item.task: report_of(item, item.current) for item in seen.recommendations}
     if as_json:
         emit_json(
             {
                 "at": made.at,
                 "store": settings.store_path,
-                "tasks": [_line(item, reports.get(item.task)) for item in made.recommendations],
+                "tasks": [_line(item, reports.get(item.task)) for item in items],
                 "coverage": made.coverage.to_json(),
                 "notes": list(made.notes),
             }
@@ -59,7 +66,7 @@ def command(since: int | None, as_json: bool, config: str | None, store: str | N
         return
     numbers = ("n", "$/1k calls", "p95", "Success")
     table = make_table("Task", "Route", *numbers, "Verdict", right=numbers[:-1])
-    for item in made.recommendations:
+    for item in items:
         report = reports.get(item.task)
         table.add_row(
             cell(item.task),
@@ -70,7 +77,7 @@ def command(since: int | None, as_json: bool, config: str | None, store: str | N
             cell(success_words(report)),
             cell(_verdict(item), style=STYLES.get(item.verdict, "")),
         )
-    if made.recommendations:
+    if items:
         out().print(table)
     else:
         say(
@@ -104,12 +111,13 @@ def _per_1000(report: CandidateReport | None) -> float | None:
 
 
 def success_words(report: CandidateReport | None) -> str:
-    """`0.83 ± 0.03 (n=100)`; the larger side counts where the interval is lopsided, as it is near 0 and 1."""
+    """`0.83 (0.79 to 0.86, n=100)`: the interval rounded outwards, inside [0, 1]."""
     if report is None or report.success_rate is None:
         return NOTHING
-    rate, low, high = report.success_rate, report.success_rate_interval.low, report.success_rate_interval.high
-    width = max(rate - (0.0 if low is None else low), (1.0 if high is None else high) - rate)
-    return f"{rate:.2f} ± {width:.2f} (n={report.n:,})"
+    bounds = report.success_rate_interval
+    low = 0.0 if bounds.low is None else math.floor(100 * bounds.low + 1e-9) / 100
+    high = 1.0 if bounds.high is None else math.ceil(100 * bounds.high - 1e-9) / 100
+    return f"{report.success_rate:.2f} ({max(low, 0.0):.2f} to {min(high, 1.0):.2f}, n={report.n:,})"
 
 
 def _verdict(item: Recommendation) -> str:

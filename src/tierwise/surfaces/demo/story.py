@@ -17,11 +17,13 @@ from typing import Final
 import tierwise
 from tierwise.advisor.plan import plan
 from tierwise.config import check_text
+from tierwise.config.discovery import OFF
 from tierwise.core.errors import ConfigError, StoreError
 from tierwise.core.policy import Policy
 from tierwise.core.recommendation import Recommendation
 from tierwise.core.route import Route, RouteTable
 from tierwise.evidence import CallRow
+from tierwise.evidence.files import place_problem
 from tierwise.routing import owner_folder, write_table
 from tierwise.routing.files import replace_file
 from tierwise.surfaces.bench.budget import TokenBudget, token_budget
@@ -72,10 +74,11 @@ class Look:
 
 
 def find_places(*, store: str | None, report: str | None) -> Places:
-    """The demo's own store and report: as named, else in `.tierwise/demo` here, else in a folder for temporary files.
+    """The demo's own store and report: as named, else in a folder `demo` beside the store that `TIERWISE_STORE` names, else
+    in `.tierwise/demo` here, else in a folder for temporary files. The user's own store is never written.
 
     Raises:
-        StoreError: the named store holds calls that are not a demo's.
+        StoreError: the store holds calls that are not a demo's.
         ConfigError: the report's folder cannot be written to.
     """
     page = Path(report).expanduser().absolute() if report else None
@@ -83,10 +86,10 @@ def find_places(*, store: str | None, report: str | None) -> Places:
         raise ConfigError(f"{page}: its folder is missing or cannot be written to; choose another with --report")
     if store is not None:
         path = Path(store).expanduser().absolute()
-        if path.exists() and (path.is_dir() or path.stat().st_size > 0):
-            _only_demos(path)
+        _only_demos(path)
         return Places(store=path, report=page or path.with_name(f"{path.stem}-report.html"))
     folder = _own_folder()
+    _only_demos(folder / "tierwise.db")
     return Places(
         store=folder / "tierwise.db",
         report=page or folder / "report.html",
@@ -96,11 +99,15 @@ def find_places(*, store: str | None, report: str | None) -> Places:
 
 
 def _own_folder() -> Path:
+    named = os.environ.get("TIERWISE_STORE", "")
     try:
-        folder = Path.cwd() / _FOLDER
+        if named and named.lower() != OFF:
+            folder = Path(named).expanduser().absolute().parent / _FOLDER.name
+        else:
+            folder = Path.cwd() / _FOLDER
         owner_folder(folder.parent)
         owner_folder(folder)
-        if os.access(folder, os.W_OK):
+        if place_problem(folder / "tierwise.db") is None:
             return folder
     except OSError:
         pass
@@ -110,6 +117,8 @@ def _own_folder() -> Path:
 def _only_demos(path: Path) -> None:
     from tierwise.evidence import SqliteStore
 
+    if not path.exists() or (path.is_file() and not path.stat().st_size):
+        return
     with SqliteStore.open(path, read_only=True) as opened:
         foreign = next((row for row in opened.evidence() if not row.key.session.startswith(f"{SESSION_KIND}-")), None)
     if foreign is not None:
@@ -141,14 +150,15 @@ def demo_policy(scale: float = LATENCY_SCALE) -> Policy:
 def policy_lines(policy: Policy, scale: float = LATENCY_SCALE) -> list[str]:
     """What the policy asks for, in words; latency limits as tested here and at the published scale."""
     tasks: dict[str, list[str]] = {}
-    for name, task in policy.tasks.items():
+    for task_name, task in policy.tasks.items():
         limits = []
         for one in task.guardrails:
             timed = one.metric.startswith(("latency", "ttft"))
             text = f"{one.limit:g} s ({one.limit * scale:g} s at the published scale)" if timed else f"{one.limit:.0%}"
-            limits.append(f"{one.metric} {one.op} {text}")
-        asked = "; ".join([f"best {task.objective.kind}", *limits])
-        tasks.setdefault(asked, []).append(name)
+            name = one.metric.replace("_", " ").replace("json", "JSON")
+            limits.append(f"{name} {'≥' if one.op == '>=' else '≤'} {text}")
+        asked = "; ".join([f"best {task.objective.kind.replace('_', ' ')}", *limits])
+        tasks.setdefault(asked, []).append(task_name)
     return [f"{', '.join(names)}: {asked}" for asked, names in tasks.items()]
 
 

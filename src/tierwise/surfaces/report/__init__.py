@@ -27,7 +27,7 @@ def write_report(
     """Write the report and return its path; the file appears complete or not at all, readable by its owner alone.
 
     `generated_at` is in Unix seconds. `store` names where the calls came from, for the footer. With a `latency_scale`
-    other than 1 the comparison table shows each latency times it on a second line. Names and notes may hold anything:
+    other than 1 the comparison table shows each latency times it beside the measured one. Names and notes may hold anything:
     they are shown, never interpreted.
 
     Raises:

@@ -99,7 +99,7 @@ def candidate_rows(item: Recommendation, outcomes: Mapping[str, Mapping[str, int
         _difference_row(reports),
         Row(
             label="Outcomes",
-            note="first attempts",
+            note="of first attempts, up to now",
             cells=tuple(_outcome_cell(outcomes.get(r.candidate, {})) for r in reports),
         ),
         *_guardrail_rows(reports),
@@ -237,9 +237,9 @@ def _guardrail_cell(state: GuardrailState) -> Cell:
     value = metric_value(state.metric, state.estimate) if state.estimate is not None else ""
     note = ""
     if state.low is not None or state.high is not None:
-        low = metric_value(state.metric, state.low) if state.low is not None else "−∞"
-        high = metric_value(state.metric, state.high) if state.high is not None else "∞"
-        note = f"{low} to {high}"
+        low = metric_value(state.metric, state.low) if state.low is not None else ""
+        high = metric_value(state.metric, state.high) if state.high is not None else ""
+        note = f"{low} to {high}" if low and high else f"{low} or more" if low else f"{high} or less"
     if state.state in ("holding", "failing") and state.runs_to_prove:
         note += f"{' · ' if note else ''}{plural(state.runs_to_prove, 'more run')} to prove"
     return Cell(value=value, note=note, state=state.state, state_words=STATE_WORDS.get(state.state, state.state))

@@ -47,6 +47,8 @@ class TaskView:
     saving_per_1000: str
     saving_per_month: str
     confidence: str
+    why: tuple[str, ...]
+    """What the table of routes says: the first reason and, for a change, the first about the candidate to change to."""
     reasons: tuple[tuple[str, str], ...]
     columns: tuple[tuple[str, str], ...]
     """Candidate and its part in the route."""
@@ -58,7 +60,7 @@ class TaskView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
-    """One row of the comparison table: the cells after the model's name, each with an optional second line."""
+    """One model of the comparison table: its cells in the order of the measures, each with an optional second figure."""
 
     name: str
     cells: tuple[tuple[str, str], ...]
@@ -104,7 +106,7 @@ def build(
 ) -> ReportView:
     """Turn calls and recommendations into what the page shows; `generated_at` is in Unix seconds."""
     calls = list(calls)
-    models = summarise(calls)
+    models = dict(sorted(summarise(calls).items()))
     outcomes = _outcomes(calls)
     names = sorted({*models, *(report.candidate for item in recommendations for report in item.candidates)})
     series = {name: number for number, name in enumerate(names)}
@@ -121,7 +123,7 @@ def build(
         tasks=tasks,
         models=tuple(_model_rows(models, latency_scale)),
         scale_words=_scale_words(latency_scale),
-        matrix=_matrix(calls, tuple(models)),
+        matrix=_matrix(calls, names, [item.task for item in recommendations]),
         unknown=tuple(_unknown(recommendations, models)),
         sources=tuple(_sources(calls, recommendations, generated_at, store, simulated)),
         verdict_words=tuple(VERDICT_WORDS.items()),
@@ -151,10 +153,11 @@ def _task(
         changes=item.primary is not None and item.primary != item.current,
         challenger=clean(item.challenger) if item.challenger is not None else "",
         fallbacks=", ".join(map(clean, item.fallbacks)) or "none",
-        ladder=" → ".join(map(clean, item.ladder)),
+        ladder=", then ".join(map(clean, item.ladder)) if len(item.ladder) > 1 else "",
         saving_per_1000=money(savings[0]),
         saving_per_month=money(savings[1]),
         confidence=f"{100 * item.confidence:g}\u00a0%",
+        why=tuple(_why(item)),
         reasons=tuple((clean(reason.code), clean(reason.text, longest=2000)) for reason in _ordered(item)),
         columns=tuple((clean(report.candidate), _part(report.candidate, item)) for report in item.candidates),
         rows=candidate_rows(item, outcomes),
@@ -162,6 +165,12 @@ def _task(
         runs_needed=item.runs_needed,
         input_hash=clean(item.input_hash),
     )
+
+
+def _why(item: Recommendation) -> Iterable[str]:
+    first, about = item.reasons[:1], _ordered(item)[:1]
+    for reason in dict.fromkeys((*first, *about) if item.primary != item.current else first):
+        yield clean(reason.text, longest=2000)
 
 
 def _ordered(item: Recommendation) -> list[Reason]:
@@ -197,7 +206,7 @@ def _lede(recommendations: Sequence[Recommendation]) -> Iterable[str]:
         by_verdict[item.verdict].append(clean(item.task, longest=40))
     total = len(recommendations)
     if moved := by_verdict.get("PROMOTE"):
-        words = f"Change the model of {len(moved)} of {plural(total, 'task')}: {listed(moved)}."
+        words = f"Change the model of {len(moved)} of {plural(total, 'task')}: {listed(moved, longest=6)}."
         per_month = [item.saving_per_month_usd for item in recommendations if item.verdict == "PROMOTE"]
         known = [saving for saving in per_month if saving is not None]
         if known and sum(known) > 0:
@@ -224,7 +233,9 @@ def _lede(recommendations: Sequence[Recommendation]) -> Iterable[str]:
         if names := by_verdict.get(verdict):
             one, many = verbs[verdict].split("/")
             sentences.append(
-                words.format(f"{plural(len(names), 'task')} {one if len(names) == 1 else many}", listed(names))
+                words.format(
+                    f"{plural(len(names), 'task')} {one if len(names) == 1 else many}", listed(names, longest=6)
+                )
             )
     if sentences:
         yield " ".join(sentences)
@@ -278,7 +289,7 @@ def _model_rows(models: Mapping[str, ModelSummary], scale: float) -> Iterable[Mo
                 (count(summary.retries), ""),
                 (
                     money(summary.cost_usd, decimals=cost_places),
-                    f"{summary.unpriced} unpriced" if summary.unpriced else "",
+                    f"{summary.unpriced:,} without cost" if summary.unpriced else "",
                 ),
                 (money(summary.cost_per_success_usd, decimals=each_places), ""),
             ),
@@ -302,12 +313,18 @@ def _non_stop(summary: ModelSummary) -> str:
 def _scale_words(scale: float) -> str:
     if scale == 1:
         return ""
-    return f"The second line of a latency is the published scale: the measured time × {scale:g}."
+    return f"The lighter figure beside a latency is the published scale: the measured time × {scale:g}."
 
 
-def _matrix(calls: Sequence[CallRow], models: tuple[str, ...]) -> Matrix:
+def _matrix(calls: Sequence[CallRow], names: Sequence[str], order: Sequence[str]) -> Matrix:
+    """Tasks in the order of the recommendations, then the others; models by name."""
     rows = []
-    for task, cells in pass_table(calls).items():
+    table = pass_table(calls)
+    seen = {model for cells in table.values() for model in cells}
+    models = [name for name in names if name in seen]
+    tasks = [task for task in order if task in table]
+    for task in [*tasks, *(task for task in table if task not in tasks)]:
+        cells = table[task]
         verdicts = [cells.get(model, "") for model in models]
         rows.append((clean(task), tuple((words.split(" ")[0], words or ABSENT) for words in verdicts)))
     return Matrix(models=tuple(map(clean, models)), rows=tuple(rows))
@@ -342,12 +359,20 @@ def _unknown(
             if open_limits:
                 yield task, f"Not proven for {clean(report.candidate)}: {listed(open_limits, longest=12)}."
     for summary in models.values():
-        if summary.unpriced:
+        if summary.without_price:
             yield (
                 clean(summary.model),
                 (
-                    f"{plural(summary.unpriced, 'run')} without a known price, outside every cost figure. Add the model's "
+                    f"{plural(summary.without_price, 'run')} without a known price, outside every cost figure. Add the model's "
                     "rates under prices: in tierwise.yaml, then run `tierwise prices reprice`."
+                ),
+            )
+        if summary.without_tokens:
+            yield (
+                clean(summary.model),
+                (
+                    f"{plural(summary.without_tokens, 'answered run')} without token counts, outside every cost figure. Streams "
+                    "report them when asked: `tierwise.instrument(client, stream_usage=True)`."
                 ),
             )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 import tempfile
 from functools import cache
 from importlib.resources import files
@@ -12,15 +13,15 @@ from pathlib import Path
 from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from tierwise.surfaces.report.data import ReportView
 
-COLUMNS: Final = (
-    "Runs", "Avg", "Median", "p95", "Fastest", "Slowest", "Task score", "Avg output size", "Non-stop finish reasons",
-    "JSON validity", "Retries", "Cost", "Cost per success",
+MEASURES: Final = (
+    "Runs", "Avg latency", "Median latency", "p95 latency", "Fastest", "Slowest", "Task score", "Avg output size (characters)",
+    "Non-stop finish reasons", "JSON validity", "Retries", "Cost", "Cost per success",
 )  # fmt: skip
-"""Columns of the comparison table after the model, in the order of `ModelRow.cells`."""
+"""Rows of the comparison table, in the order of `ModelRow.cells`."""
 
 
 def render(view: ReportView) -> str:
@@ -32,7 +33,7 @@ def render(view: ReportView) -> str:
         .get_template("report.html.j2")
         .render(
             view=view,
-            columns=COLUMNS,
+            measures=MEASURES,
             style=Markup(style),  # noqa: S704 - our own file, no value from outside
             style_hash=Markup(f"sha256-{digest}"),  # noqa: S704 - base64 only
         )
@@ -59,9 +60,17 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
+def ticks(text: str) -> Markup:
+    """Text with what stands between backticks as code; everything is escaped."""
+    parts = re.split("`([^`]+)`", text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
+    )
+
+
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("tierwise.surfaces.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -69,6 +78,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
+    environment.filters["ticks"] = ticks
+    return environment
 
 
 @cache
