@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from tierwise.core.cost import Cost
-from tierwise.core.records import quick
+from tierwise.core.records import maker, quick
 
 Arm = Literal["primary", "canary", "explore", "shadow", "fallback", "pinned"]
 Grade = Literal["randomised", "observational"]
@@ -210,3 +210,10 @@ class Run:
     cleaned: bool = False
     session: str = ""
     round: int = -1
+
+
+# What is made on every call; see `records.maker`.
+make_usage: Final = maker(Usage)
+make_request: Final = maker(Request)
+make_answer: Final = maker(Answer)
+make_call: Final = maker(Call)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
-from tierwise.core.records import quick
+from tierwise.core.records import maker, quick
 
 if TYPE_CHECKING:
     from tierwise.core.call import Usage
@@ -33,6 +33,9 @@ class Cost:
 
     amount_usd: float
     source: CostSource
+
+
+_make_cost: Final = maker(Cost)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +118,7 @@ def cost_of(usage: Usage | None, rates: Rates | None) -> Cost | None:
         return None
     reported = usage.provider_cost_usd
     if reported is not None:
-        return Cost(amount_usd=reported, source="provider")
+        return _make_cost(amount_usd=reported, source="provider")
     tokens_in = usage.input_tokens
     if rates is None or tokens_in is None or tokens_in < 0:
         return None
@@ -129,7 +132,7 @@ def cost_of(usage: Usage | None, rates: Rates | None) -> Cost | None:
     output_sum = _output_sum(usage, band)
     if input_sum is None or output_sum is None:
         return None
-    return Cost(amount_usd=(input_sum + output_sum) / _MILLION + rates.request_usd, source=rates.source)
+    return _make_cost(amount_usd=(input_sum + output_sum) / _MILLION + rates.request_usd, source=rates.source)
 
 
 def _input_sum(usage: Usage, band: RateBand, tokens: int) -> float | None:

@@ -174,14 +174,20 @@ class EvidenceBuilder:
         if call.json_form is not None:
             _bump(self._forms, call.json_form, 1)
         counts, sums = self._counts, self._sums
-        counts["retries"] += call.retries
-        counts["retried"] += call.retries > 0
+        if call.retries:
+            counts["retries"] += call.retries
+            counts["retried"] += 1
         for check in call.checks:
             counts["check_count"] += 1
             sums["check_score_sum"] += check.score
-        if call.usage is not None:
-            for kind, attribute in _TOKEN_FIELDS:
-                tokens = getattr(call.usage, attribute)
+        usage = call.usage
+        if usage is not None:
+            for kind, tokens in zip(
+                _TOKEN_KINDS,
+                (usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.cache_write_tokens,
+                 usage.reasoning_tokens),
+                strict=True,
+            ):  # fmt: skip
                 if tokens is not None:
                     _bump(self._tokens, kind, tokens)
         _observe(self._latency, call.duration_s)
@@ -297,13 +303,7 @@ _COUNTS: Final = (
     "rejected",
 )  # fmt: skip
 _SUMS: Final = ("cost_sum", "cost_sq_sum", "cost_success_sum", "latency_sum_s", "check_score_sum")
-_TOKEN_FIELDS: Final = (
-    ("input", "input_tokens"),
-    ("output", "output_tokens"),
-    ("cache_read", "cache_read_tokens"),
-    ("cache_write", "cache_write_tokens"),
-    ("reasoning", "reasoning_tokens"),
-)
+_TOKEN_KINDS: Final = ("input", "output", "cache_read", "cache_write", "reasoning")
 
 
 def _is_money(amount: float | None) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from tierwise.core.jsonform import ABSENT, JsonForm, JsonReading, parse_or_absent, read_json
-from tierwise.core.records import quick
+from tierwise.core.records import maker, quick
 
 if TYPE_CHECKING:
     from tierwise.core.call import CheckResult
@@ -117,6 +117,7 @@ class Judgement:
     """What checks, schemas or the parser raised; such checks are skipped, the caller counts the faults."""
 
 
+make_choice: Final = maker(Choice)
 NO_EXPECTATION: Final = Expectation()
 SUCCESS: Final = Judgement(outcome="success")
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import Any, Final, Literal, TypeVar, cast, overload
 
 from tierwise.core.call import Call, Risk, Run, TaskContext
 from tierwise.core.errors import ConfigError
@@ -114,13 +114,14 @@ class RunState:
 class Scope:
     """One entered `task()`: its context, its run when it has a `run_id`, who entered it, and what was around it."""
 
-    __slots__ = ("context", "outer", "owner", "run")
+    __slots__ = ("context", "left", "outer", "owner", "run")
 
-    def __init__(self, context: TaskContext, *, owner: object = None, outer: Scope | None = None) -> None:
+    def __init__(self, context: TaskContext, owner: object = None, outer: Scope | None = None) -> None:
         self.context = context
         self.run = RunState() if context.run_id is not None else None
         self.owner = owner
         self.outer = outer
+        self.left = False
 
 
 _scope: ContextVar[Scope | None] = ContextVar("tierwise_task", default=None)
@@ -157,13 +158,15 @@ def _reset(variable: ContextVar[Any], token: Token[Any]) -> None:
 class Task:
     """A named kind of work: `with task("summary"):`, `async with …`, or a decorator. Reusable and re-entrant."""
 
+    __slots__ = ("_context", "_entered")
+
     def __init__(self, context: TaskContext) -> None:
         self._context = context
         # Only for a block that ends in another context than it began in; one object may be entered by many at once.
         self._entered: list[Scope] = []
 
     def __enter__(self) -> TaskContext:
-        scope = Scope(self._context, owner=self, outer=_scope.get())
+        scope = Scope(self._context, self, _scope.get())
         self._entered.append(scope)
         _scope.set(scope)
         return self._context
@@ -173,12 +176,13 @@ class Task:
     ) -> None:
         innermost = _scope.get()
         scope = innermost
-        while scope is not None and not (scope.owner is self and scope in self._entered):
+        while scope is not None and (scope.owner is not self or scope.left):
             scope = scope.outer
         if scope is None:  # a generator moved between contexts: nothing of ours is set in this one
             scope = self._entered[-1]
         elif scope is innermost:
             _scope.set(scope.outer)
+        scope.left = True
         self._entered.remove(scope)
         if scope.run is not None:
             scope.run.close()
@@ -276,6 +280,9 @@ async def _drive_async(inner: AsyncGenerator[Any, Any], scope: Scope) -> AsyncGe
             scope.run.close()
 
 
+_NOTHING_SAID: Final = (None, None, None, None, None, None, False, True)
+
+
 @overload
 def task(name: F, /) -> F: ...
 @overload
@@ -323,6 +330,8 @@ def task(
         raise ConfigError(f"task {name!r}: risk must be 'low', 'normal' or 'high', got {risk!r}")
     if expects not in (None, "json", "text"):
         raise ConfigError(f"task {name!r}: expects must be 'json' or 'text', got {expects!r}")
+    if (risk, expects, schema, labels, prompt_version, run_id, randomised, route) == _NOTHING_SAID:
+        return Task(_named(name[:_MAX_NAME]))
     context = TaskContext(
         name=name[:_MAX_NAME],
         risk=risk,

@@ -9,7 +9,7 @@ from contextvars import ContextVar, Token
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from tierwise.core.call import Answer, Call, Request, TaskContext, Try
+from tierwise.core.call import Answer, Call, Request, TaskContext, Try, make_call
 from tierwise.core.cost import Cost, Rates, cost_of, provider_cost
 from tierwise.core.outcome import Choice, Expectation, Judgement, judge, outcome_of_error
 from tierwise.core.ports import SchemaCheck
@@ -277,7 +277,7 @@ class Observation:
             if error is None
             else outcome_of_error(getattr(error, "status_code", None), not isinstance(error, Exception))
         )
-        call = Call(
+        call = make_call(
             request=request,
             context=self.context,
             answer=Answer(),
@@ -325,7 +325,7 @@ class Observation:
         cost: Cost | None = cost_of(usage, rates) if usage is not None else None
         gaps = self.chunks - 1
         trace_id, span_id = hook.recorder.ids(self.span)
-        call = Call(
+        call = make_call(
             request=request,
             context=self.context,
             answer=answer,

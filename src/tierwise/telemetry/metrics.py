@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from opentelemetry import metrics as metrics_api
 from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation
+from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 from opentelemetry.trace import INVALID_SPAN, Span, set_span_in_context
 
 from tierwise.core.route import RouteTable
 from tierwise.telemetry import semconv as sc
+from tierwise.telemetry.quick import Record, recorder_of
 from tierwise.telemetry.series import (
     SERIES_LIMIT,
     TOKEN_KINDS,
@@ -93,7 +94,7 @@ class _Instruments:
     )  # fmt: skip
 
     def __init__(self, meter: Meter, *, released: bool, latest: bool) -> None:
-        def histograms(*wanted: tuple[bool, sc.Metric]) -> tuple[Histogram, ...]:
+        def histograms(*wanted: tuple[bool, sc.Metric]) -> tuple[Record, ...]:
             return tuple(_histogram(meter, metric) for use, metric in wanted if use)
 
         operation_duration = _histogram(meter, sc.OPERATION_DURATION)
@@ -110,9 +111,11 @@ class _Instruments:
         self.call_ttfc = _histogram(meter, sc.CALL_TIME_TO_FIRST_CHUNK)
 
 
-def _histogram(meter: Meter, metric: sc.Metric) -> Histogram:
-    return meter.create_histogram(
-        metric.name, metric.unit, metric.description, explicit_bucket_boundaries_advisory=metric.edges
+def _histogram(meter: Meter, metric: sc.Metric) -> Record:
+    return recorder_of(
+        meter.create_histogram(
+            metric.name, metric.unit, metric.description, explicit_bucket_boundaries_advisory=metric.edges
+        )
     )
 
 
@@ -222,9 +225,9 @@ class MetricTable:
         instruments = self._instruments
         duration_s = max(call.duration_s, 0.0)
         embeddings = call.request.operation == sc.OPERATION_EMBEDDINGS
-        for histogram in instruments.embeddings_duration if embeddings else instruments.duration:
-            histogram.record(duration_s, names.duration_attributes, context)
-        instruments.call_duration.record(duration_s, row.histogram_attributes, context)
+        for record in instruments.embeddings_duration if embeddings else instruments.duration:
+            record(duration_s, names.duration_attributes, context)
+        instruments.call_duration(duration_s, row.histogram_attributes, context)
         first_s = call.time_to_first_chunk_s
         if first_s is not None:
             self._record_stream(call, first_s, names, row, context)
@@ -232,12 +235,12 @@ class MetricTable:
             self._record_usage(call.usage, key, row, gen_ai, names, embeddings)
 
     def _record_stream(self, call: Call, first_s: float, names: GenAiRow, row: CallRow, context: Context) -> None:
-        for histogram in self._instruments.ttfc:
-            histogram.record(first_s, names.attributes, context)
-        self._instruments.call_ttfc.record(first_s, row.histogram_attributes, context)
+        for record in self._instruments.ttfc:
+            record(first_s, names.attributes, context)
+        self._instruments.call_ttfc(first_s, row.histogram_attributes, context)
         if call.time_per_output_chunk_s is not None:
-            for histogram in self._instruments.per_chunk:
-                histogram.record(call.time_per_output_chunk_s, names.attributes, context)
+            for record in self._instruments.per_chunk:
+                record(call.time_per_output_chunk_s, names.attributes, context)
 
     def _record_usage(
         self, usage: Usage, key: CallKey, row: CallRow, gen_ai: GenAiKey, names: GenAiRow, embeddings: bool
@@ -265,14 +268,14 @@ class MetricTable:
         usage = instruments.token_usage
         if usage is not None:
             if read is not None:
-                usage.record(read, names.input_attributes, _NO_EXEMPLAR)
+                usage(read, names.input_attributes, _NO_EXEMPLAR)
             if written is not None:
-                usage.record(written, names.output_attributes, _NO_EXEMPLAR)
+                usage(written, names.output_attributes, _NO_EXEMPLAR)
         if instruments.input_tokens is not None and instruments.output_tokens is not None and not embeddings:
             if read is not None:
-                instruments.input_tokens.record(read, names.attributes, _NO_EXEMPLAR)
+                instruments.input_tokens(read, names.attributes, _NO_EXEMPLAR)
             if written is not None:
-                instruments.output_tokens.record(written, names.attributes, _NO_EXEMPLAR)
+                instruments.output_tokens(written, names.attributes, _NO_EXEMPLAR)
 
     def _add_usage(self, gen_ai: GenAiKey, names: GenAiRow, kind: str, count: int) -> None:
         key: tuple[GenAiKey, str] = ((*gen_ai[:6], None), kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+from functools import partial
 from typing import Final
 
 from opentelemetry import context as context_api
@@ -27,6 +28,7 @@ from tierwise.core.route import RouteTable
 from tierwise.telemetry import semconv as sc
 from tierwise.telemetry.faults import Faults
 from tierwise.telemetry.metrics import MetricTable
+from tierwise.telemetry.quick import SpanStarter
 from tierwise.telemetry.series import clean
 from tierwise.telemetry.spans import (
     capture_mode,
@@ -35,7 +37,7 @@ from tierwise.telemetry.spans import (
     emit_evaluation,
     emit_failed_checks,
     end_span,
-    request_attributes,
+    start_attributes,
 )
 from tierwise.telemetry.worker import FeedbackItem, Settle, Worker
 
@@ -59,6 +61,8 @@ class LateSpans:
 
     It is added to the provider only when such a span exists, which is so for the first calls of a cold process.
     """
+
+    _tierwise_blind = True
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -99,6 +103,7 @@ class TelemetryRecorder:
         provider: TracerProvider | None = None,
     ) -> None:
         self._tracer = tracer
+        self._starter = SpanStarter(tracer)
         self._metrics = metrics
         self._worker = worker
         self._faults = faults
@@ -109,7 +114,7 @@ class TelemetryRecorder:
         self._content_on_span, self._content_as_event = capture_mode()
 
     def start(self, request: Request, context: TaskContext, started_at_ns: int) -> Span:
-        """Start a CLIENT span named `{operation} {model}` with all request attributes; Unix nanoseconds."""
+        """Start a CLIENT span named `{operation} {model}` with what a sampler decides by; Unix nanoseconds."""
         name = f"{request.operation} {request.model}"
         if self._waiting_for_provider:
             if isinstance(trace_api.get_tracer_provider(), trace_api.ProxyTracerProvider):
@@ -117,9 +122,7 @@ class TelemetryRecorder:
             self._waiting_for_provider = False
         if not name.isascii():
             name = name.encode("utf-8", "replace").decode("utf-8")
-        return self._tracer.start_span(
-            name, kind=_CLIENT, attributes=request_attributes(request, context), start_time=started_at_ns
-        )
+        return self._starter.start(name, partial(start_attributes, request, context), started_at_ns)
 
     def activate(self, span: HookSpan) -> object:
         """Make the span current on this thread or task; `None` when there is nothing to make current."""

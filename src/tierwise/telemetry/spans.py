@@ -13,6 +13,7 @@ from opentelemetry.util.types import AnyValue
 from tierwise.core.call import Call, Content, Request, TaskContext, Usage
 from tierwise.telemetry import semconv as sc
 from tierwise.telemetry.metrics import error_type_of
+from tierwise.telemetry.quick import set_clean_attributes
 from tierwise.telemetry.series import clean, countable
 
 Attributes = dict[str, AnyValue]
@@ -22,6 +23,7 @@ _INTEGER_LIMIT: Final = 2**63
 _TEXT_LIMIT: Final = 4096
 _LIST_LIMIT: Final = 128
 _EMPTY: Final = Context()
+_STOP: Final = ("stop",)
 
 
 def text(value: str) -> str:
@@ -41,8 +43,8 @@ def _integer(attributes: Attributes, name: str, value: int | None) -> None:
         attributes[name] = int(value)
 
 
-def request_attributes(request: Request, context: TaskContext) -> Attributes:
-    """Everything known before the request is sent, in one dictionary with the conventions' exact types."""
+def start_attributes(request: Request, context: TaskContext) -> Attributes:
+    """What a sampler may decide by, in the conventions' exact types; the SDK pays for each attribute that a span starts with."""
     attributes: Attributes = {
         sc.OPERATION_NAME: request.operation,
         sc.PROVIDER_NAME: request.provider,
@@ -53,6 +55,17 @@ def request_attributes(request: Request, context: TaskContext) -> Attributes:
         attributes[sc.SERVER_ADDRESS] = request.server_address
         if request.server_port is not None:
             attributes[sc.SERVER_PORT] = request.server_port
+    return attributes
+
+
+def request_attributes(request: Request, context: TaskContext) -> Attributes:
+    """Everything else known before the request is sent."""
+    attributes: Attributes = {}
+    _set_request(attributes, request, context)
+    return attributes
+
+
+def _set_request(attributes: Attributes, request: Request, context: TaskContext) -> None:
     if request.api_type is not None:
         attributes[sc.OPENAI_API_TYPE] = request.api_type
     if request.stream:
@@ -62,7 +75,6 @@ def request_attributes(request: Request, context: TaskContext) -> Attributes:
         attributes[sc.RISK] = context.risk
     if context.prompt_version is not None:
         attributes[sc.PROMPT_VERSION] = text(context.prompt_version)
-    return attributes
 
 
 def _set_parameters(attributes: Attributes, request: Request) -> None:  # noqa: PLR0912
@@ -115,18 +127,19 @@ def call_attributes(call: Call) -> Attributes:
     if answer.model is not None:
         attributes[sc.RESPONSE_MODEL] = text(answer.model)
     if answer.finish_reasons:
-        attributes[sc.RESPONSE_FINISH_REASONS] = texts(answer.finish_reasons)
+        reasons = answer.finish_reasons
+        attributes[sc.RESPONSE_FINISH_REASONS] = reasons if reasons == _STOP else texts(reasons)
     if call.usage is not None:
         _set_tokens(attributes, call.usage)
     if call.cost is not None:
-        attributes[sc.COST_AMOUNT] = float(call.cost.amount_usd)
+        attributes[sc.COST_AMOUNT] = call.cost.amount_usd
         attributes[sc.COST_CURRENCY] = sc.CURRENCY_USD
         attributes[sc.COST_SOURCE] = call.cost.source
     if call.json_form is not None:
         attributes[sc.JSON_VALID] = call.json_form == "plain"
         attributes[sc.JSON_FORM] = call.json_form
     if call.last_try_s is not None:
-        attributes[sc.TRY_DURATION] = float(call.last_try_s)
+        attributes[sc.TRY_DURATION] = call.last_try_s
     if call.time_to_first_chunk_s is not None:
         attributes[sc.RESPONSE_TIME_TO_FIRST_CHUNK] = float(call.time_to_first_chunk_s)
     if answer.service_tier is not None:
@@ -134,6 +147,13 @@ def call_attributes(call: Call) -> Attributes:
     if answer.system_fingerprint is not None:
         attributes[sc.OPENAI_RESPONSE_SYSTEM_FINGERPRINT] = text(answer.system_fingerprint)
     _set_rest(attributes, call)
+    return attributes
+
+
+def all_attributes(call: Call) -> Attributes:
+    """Everything but what the span started with."""
+    attributes = call_attributes(call)
+    _set_request(attributes, call.request, call.context)
     return attributes
 
 
@@ -196,7 +216,7 @@ def content_attributes(content: Content) -> dict[str, str]:
 
 def emit_content(logger: Logger, call: Call, span: Span, content: Content) -> None:
     """One operation-details event with the content, in the context of the call's span."""
-    attributes: dict[str, AnyValue] = {**request_attributes(call.request, call.context), **call_attributes(call)}
+    attributes = start_attributes(call.request, call.context) | all_attributes(call)
     logger.emit(
         LogRecord(
             timestamp=call.started_at_ns + max(0, int(call.duration_s * 1e9)),
@@ -213,13 +233,13 @@ def end_span(span: Span, call: Call, content: Content | None = None) -> None:
     ended_at_ns = call.started_at_ns + max(0, int(call.duration_s * 1e9))
     try:
         if span.is_recording():
-            attributes = call_attributes(call)
+            attributes = all_attributes(call)
             error_type = error_type_of(call)
             if error_type is not None:
                 attributes[sc.ERROR_TYPE] = error_type
             if content is not None:
                 attributes.update(content_attributes(content))
-            span.set_attributes(attributes)
+            set_clean_attributes(span, attributes)
             if error_type is not None:
                 span.set_status(StatusCode.ERROR)
             if call.failed_tries:

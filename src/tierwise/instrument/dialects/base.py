@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from tierwise.core.call import Answer, Request, Usage
 from tierwise.core.outcome import Choice
-from tierwise.core.records import quick
+from tierwise.core.records import maker, quick
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,9 @@ class Reading:
     """The response is still being made, in the background."""
     cut: bool = False
     """The stream ended without saying how, and without its usage."""
+
+
+make_reading: Final = maker(Reading)
 
 
 class StreamReader(Protocol):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from tierwise.core.call import Answer, Request, Usage
-from tierwise.core.outcome import Choice, ToolCall
-from tierwise.instrument.dialects.base import Endpoint, Reading
+from tierwise.core.call import Request, Usage, make_answer, make_request
+from tierwise.core.outcome import Choice, ToolCall, make_choice
+from tierwise.instrument.dialects.base import Endpoint, Reading, make_reading
 from tierwise.instrument.dialects.values import (
     content_text,
     error_type_of,
@@ -76,7 +76,7 @@ def choice_of(choice: Any) -> Choice:
         tools = (tool_call_of({"function": fields(legacy)}),)
     refusal = said.get("refusal")
     logprobs = found.get("logprobs")
-    return Choice(
+    return make_choice(
         text=content if content is None or isinstance(content, str) else content_text(content),
         refusal=refusal if isinstance(refusal, str) and refusal else None,
         finish_reason=reason if isinstance(reason, str) else None,
@@ -141,7 +141,7 @@ class _ChoiceState:
 
     def choice(self) -> Choice:
         texts, refusal = self.texts, self.refusal
-        return Choice(
+        return make_choice(
             text="".join(texts) if texts else None,
             refusal=("".join(refusal) or None) if refusal else None,
             finish_reason=self.finish_reason,
@@ -263,8 +263,8 @@ class ChatStream:
         states = [self._choices[index] for index in sorted(self._choices, key=str)]
         choices = tuple(state.choice() for state in states)
         reasons = tuple(choice.finish_reason or "error" for choice in choices)
-        return Reading(
-            answer=Answer(
+        return make_reading(
+            answer=make_answer(
                 id=self._id,
                 model=self._model,
                 finish_reasons=reasons if any(choice.finish_reason for choice in choices) else (),
@@ -305,7 +305,7 @@ class Chat:
                 found["max_tokens"] = limit
         if found.get("choice_count") == 1:
             del found["choice_count"]
-        return Request(
+        return make_request(
             operation="chat",
             api_type="chat_completions",
             provider=endpoint.provider,
@@ -328,8 +328,8 @@ class Chat:
             if choice.text:
                 chars += len(choice.text)
         stopped = any(choice.finish_reason for choice in choices)
-        return Reading(
-            answer=Answer(
+        return make_reading(
+            answer=make_answer(
                 id=text_of(found.get("id")),
                 model=text_of(found.get("model")),
                 finish_reasons=reasons if stopped else (),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from tierwise.core.call import Usage
+from tierwise.core.call import Usage, make_usage
 from tierwise.core.cost import provider_cost
 
 MALFORMED: Final = "malformed"
@@ -123,7 +123,7 @@ def usage_of(usage: Any) -> Usage | None:
             if cached is not None:
                 details["cache_read_tokens"] = cached
         stated = provider_cost(undeclared)
-    return Usage(input_tokens=input_tokens, output_tokens=output_tokens, provider_cost_usd=stated, **details)
+    return make_usage(input_tokens=input_tokens, output_tokens=output_tokens, provider_cost_usd=stated, **details)
 
 
 def _details(value: Any, names: dict[str, str], into: dict[str, int]) -> None:
