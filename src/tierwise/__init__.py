@@ -80,7 +80,9 @@ def instrument(
     """Observe every call of an OpenAI-compatible client; returns the same object, so it fits on one line.
 
     Without a client every client of a known package (openai, groq, together, cerebras) that is made later is observed.
-    The module `openai` itself stands for the client behind `openai.chat`.
+    The module `openai` itself stands for the client behind `openai.chat`. Other clients are observed by the methods they
+    have (`.chat.completions.create` and its like), the module `litellm` by its functions; a function such as
+    `litellm.completion` gives an observed function to call in its place.
 
     `task` names the work of calls outside any `tierwise.task(...)`. `config` is the path of a tierwise.yaml or a policy;
     without it `TIERWISE_CONFIG`, then the nearest tierwise.yaml upward is read. `store` is a path, an open store or
@@ -94,7 +96,7 @@ def instrument(
     """
     from tierwise import runtime
 
-    runtime.instrument_clients(
+    found: Client | None = runtime.instrument_clients(
         client,
         task=task,
         config=config,
@@ -104,7 +106,7 @@ def instrument(
         logger_provider=logger_provider,
         stream_usage=stream_usage,
     )
-    return client
+    return found
 
 
 @overload
@@ -118,8 +120,8 @@ def uninstrument(client: Client | None = None) -> Client | None:
     """
     from tierwise import runtime
 
-    runtime.uninstrument_clients(client)
-    return client
+    found: Client | None = runtime.uninstrument_clients(client)
+    return found
 
 
 def force_flush(timeout_s: float = 5.0) -> bool:

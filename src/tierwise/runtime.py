@@ -18,7 +18,7 @@ from tierwise.instrument import everywhere, stainless
 from tierwise.instrument.checks import checks_for
 from tierwise.instrument.context import bench_round
 from tierwise.instrument.hook import Wiring
-from tierwise.instrument.parsing import compile_schema, parse_json
+from tierwise.instrument.parsing import compile_schema, is_json, parse_json
 
 if TYPE_CHECKING:
     from tierwise.evidence.sqlite import SqliteStore
@@ -61,8 +61,10 @@ def instrument_clients(
     meter_provider: Any,
     logger_provider: Any,
     stream_usage: bool | None,
-) -> None:
+) -> Any:
     """Instrument one client, or without one every client made later; see `tierwise.instrument`.
+
+    Returns the client, or what takes the place of a function.
 
     Raises `ConfigError` or `StoreError` here, never at a call.
     """
@@ -75,6 +77,7 @@ def instrument_clients(
         recorder=runtime.telemetry.recorder,
         prices=book,
         parse_json=parse_json,
+        is_json=is_json,
         compile_schema=compile_schema,
         policy_for=policy.for_task,
         checks_for=checks_for,
@@ -89,19 +92,30 @@ def instrument_clients(
 
     if client is None:
         everywhere.observe_new_clients(observe)
-    elif not (isinstance(client, ModuleType) and everywhere.observe_module_client(client, observe)):
+    elif stainless.supports(client):
         observe(client)
+    elif not (isinstance(client, ModuleType) and everywhere.observe_module_client(client, observe)):
+        from tierwise.instrument import duck
+
+        return duck.instrument(client, wiring, task)
+    return client
 
 
-def uninstrument_clients(client: Any) -> None:
-    """Undo `instrument_clients` for the same argument; harmless when it was not instrumented."""
+def uninstrument_clients(client: Any) -> Any:
+    """Undo `instrument_clients` for the same argument; harmless when it was not instrumented. Returns what is left."""
     if client is None:
         everywhere.forget_new_clients()
-        return
-    if isinstance(client, ModuleType):
-        client = everywhere.forget_module_client(client)
-    if client is not None:
-        stainless.uninstrument(client)
+        return None
+    found = client
+    if isinstance(client, ModuleType) and hasattr(client, "_ModuleClient"):
+        found = everywhere.forget_module_client(client)
+    if found is None or stainless.uninstrument(found) or stainless.supports(found):
+        return client
+    from tierwise.instrument import duck
+    from tierwise.instrument.duckcalls import Observed
+
+    duck.uninstrument(client)
+    return client.__wrapped__ if isinstance(client, Observed) else client
 
 
 def _policy(settings: Settings) -> Policy:

@@ -105,7 +105,7 @@ def instrument_in_memory(
     from tierwise.instrument import stainless
     from tierwise.instrument.checks import checks_for
     from tierwise.instrument.hook import Wiring
-    from tierwise.instrument.parsing import compile_schema, parse_json
+    from tierwise.instrument.parsing import compile_schema, is_json, parse_json
 
     recorder = MemoryRecorder() if recorder is None else recorder
     known = policy or Policy()
@@ -113,6 +113,7 @@ def instrument_in_memory(
         recorder=recorder,
         prices=prices or FixedPrices(),
         parse_json=parse_json,
+        is_json=is_json,
         compile_schema=compile_schema,
         policy_for=known.for_task,
         checks_for=checks_for,

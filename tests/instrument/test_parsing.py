@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tierwise.instrument.parsing import MAX_DEPTH, compile_schema, parse_json
+from tierwise.instrument.parsing import MAX_DEPTH, compile_schema, is_json, parse_json
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -203,3 +203,31 @@ def test_nothing_heavy_is_loaded_before_use() -> None:
     code = "import sys, tierwise.instrument.parsing; print({'jiter', 'jsonschema_rs'} & set(sys.modules))"
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert made.stdout.strip() == "set()"
+
+
+@given(
+    st.one_of(
+        st.text(max_size=60),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+            max_leaves=10,
+        ).map(json.dumps),
+        st.sampled_from(['{"a":1}', ' {"a":[NaN]} ', '{"a":"\\ud800"}', '{"a":1}x', '{"a":' * 199 + "1" + "}" * 199]),
+        st.integers(190, 210).map(lambda depth: '{"a":' * depth + "1" + "}" * depth),
+        st.integers(4200, 4400).map(lambda digits: '{"a":' + "1" * digits + "}"),
+    ),
+    st.integers(0, 60),
+    st.sampled_from(["", "x", ",", '"', "}", "\x01", "\ud800", "-", "e"]),
+)
+def test_a_text_called_json_is_parsed(text: str, at: int, put: str) -> None:
+    """Whatever the cheap look calls JSON the parser parses; plain objects are recognised."""
+    for candidate in (text, text[:at] + put + text[at:]):
+        try:
+            found = is_json(candidate)
+        except UnicodeEncodeError:
+            pytest.fail("must not raise")
+        if found:
+            assert isinstance(parse_json(candidate), dict)
+    assert is_json('{"a": [1, {"b": null}]}')
+    assert not is_json("[1]")

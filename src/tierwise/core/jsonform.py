@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from tierwise.core.records import maker, quick
+
 if TYPE_CHECKING:
     from tierwise.core.ports import ParseJson, SchemaCheck
 
@@ -42,6 +44,7 @@ ABSENT: Final = _Absent()
 """Stands for a JSON value that is not there; `None` is JSON's null."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JsonReading:
     """A text's JSON form and the value found, `ABSENT` where none parses strictly (alone or in one fence)."""
@@ -50,6 +53,7 @@ class JsonReading:
     value: object = ABSENT
 
 
+_make_reading: Final = maker(JsonReading)
 _INVALID: Final = JsonReading(form="invalid")
 _EMBEDDED: Final = JsonReading(form="embedded")
 
@@ -66,7 +70,7 @@ def read_json(text: str, *, schema: SchemaCheck | None, parse_json: ParseJson) -
     value = parse_or_absent(text, parse_json)
     if value is not ABSENT:
         form: JsonForm = "plain" if schema is None or schema(value) else "mismatch"
-        return JsonReading(form=form, value=value)
+        return _make_reading(form=form, value=value)
     body = fence_body(text)
     if body is not None:
         value = parse_or_absent(body, parse_json)

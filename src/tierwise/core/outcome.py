@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tierwise.core.jsonform import ABSENT, JsonForm, JsonReading, parse_or_absent, read_json
+from tierwise.core.jsonform import ABSENT, MAX_JSON_CHARS, JsonForm, JsonReading, parse_or_absent, read_json
 from tierwise.core.records import maker, quick
 
 if TYPE_CHECKING:
     from tierwise.core.call import CheckResult
     from tierwise.core.checks import Check
-    from tierwise.core.ports import ParseJson, SchemaCheck
+    from tierwise.core.ports import IsJson, ParseJson, SchemaCheck
 
 OUTCOMES: Final[tuple[str, ...]] = (
     "cancelled", "rejected", "error", "filtered", "refused", "truncated", "empty", "json_fenced", "json_mismatch",
@@ -90,13 +90,14 @@ class Choice:
     """Mean log probability of the answer's tokens, where the response has log probabilities."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
     """What an answer is measured by; all of it optional. `tools` maps a tool's name to the check of its arguments."""
 
     expects_json: bool = False
     schema: SchemaCheck | None = None
-    tools: Mapping[str, SchemaCheck] = field(default_factory=dict)
+    tools: Mapping[str, SchemaCheck] | None = None
     checks: tuple[Check, ...] = ()
     max_tokens: int | None = None
     """The token limit that the request set, for the advice on truncated answers."""
@@ -110,7 +111,7 @@ class Judgement:
     outcome: str
     json_form: JsonForm | None = None
     json_value: object = ABSENT
-    """The first choice's JSON value, `ABSENT` where there is none."""
+    """The first choice's JSON value, `ABSENT` where there is none or nobody asked for more than its validity."""
     checks: tuple[CheckResult, ...] = ()
     advice: str | None = None
     faults: tuple[BaseException, ...] = ()
@@ -118,8 +119,11 @@ class Judgement:
 
 
 make_choice: Final = maker(Choice)
+make_expectation: Final = maker(Expectation)
+_make_judgement: Final = maker(Judgement)
 NO_EXPECTATION: Final = Expectation()
 SUCCESS: Final = Judgement(outcome="success")
+_PLAIN_SUCCESS: Final = Judgement(outcome="success", json_form="plain")
 
 
 def outcome_of_error(status: int | None, cancelled: bool) -> str:
@@ -129,14 +133,20 @@ def outcome_of_error(status: int | None, cancelled: bool) -> str:
     return "rejected" if status in _REJECTED_STATUS else "error"
 
 
-def judge(choices: Sequence[Choice], expectation: Expectation = NO_EXPECTATION, *, parse_json: ParseJson) -> Judgement:
+def judge(
+    choices: Sequence[Choice],
+    expectation: Expectation = NO_EXPECTATION,
+    *,
+    parse_json: ParseJson,
+    is_json: IsJson | None = None,
+) -> Judgement:
     """Classify the answer of a call that returned; an error body is the caller's to classify.
 
     Never raises for anything a model can write, and takes bounded time; JSON is parsed once. Checks run wherever there
     is text, whatever the outcome, so that their scores do not depend on it. A choice that calls tools is a step on the
     way, not the final answer: its text gets no JSON form and no checks, its arguments are judged.
     """
-    if len(choices) == 1 and not (expectation.expects_json or expectation.checks):
+    if len(choices) == 1 and not expectation.checks:
         choice = choices[0]
         text = choice.text
         if (
@@ -146,7 +156,10 @@ def judge(choices: Sequence[Choice], expectation: Expectation = NO_EXPECTATION, 
             and choice.finish_reason in ("stop", None)
             and not text.isspace()
         ):
-            return SUCCESS
+            if not expectation.expects_json:
+                return SUCCESS
+            if expectation.schema is None and is_json is not None and len(text) <= MAX_JSON_CHARS and is_json(text):
+                return _PLAIN_SUCCESS
     if not choices:
         return Judgement(outcome="empty")
     faults: list[BaseException] = []
@@ -170,7 +183,7 @@ def judge(choices: Sequence[Choice], expectation: Expectation = NO_EXPECTATION, 
         found = _outcome(choice, has_text, reading, expectation, parse_json, passed, faults)
         if _RANK[found] < _RANK[outcome]:
             outcome = found
-    return Judgement(
+    return _make_judgement(
         outcome=outcome,
         json_form=form,
         json_value=first_value,
@@ -222,7 +235,7 @@ def _reading(text: str, expectation: Expectation, parse_json: ParseJson, faults:
 
 
 def _arguments_hold(
-    call: ToolCall, tools: Mapping[str, SchemaCheck], parse_json: ParseJson, faults: list[BaseException]
+    call: ToolCall, tools: Mapping[str, SchemaCheck] | None, parse_json: ParseJson, faults: list[BaseException]
 ) -> bool:
     if not call.json or call.arguments is None:
         return True
@@ -230,7 +243,7 @@ def _arguments_hold(
         value = parse_or_absent(call.arguments, parse_json)
         if value is ABSENT:
             return False
-        holds = tools.get(call.name)
+        holds = None if tools is None else tools.get(call.name)
         return holds is None or holds(value)
     except Exception as error:  # noqa: BLE001 - a parser or schema handed in broke its promise; the call must not
         faults.append(error)

@@ -11,6 +11,9 @@ from tierwise.core.cost import Rates
 ParseJson = Callable[[str], object]
 """Strict RFC 8259 parser: returns the value, raises `ValueError` for anything else (NaN, trailing text, depth over 200)."""
 
+IsJson = Callable[[str], bool]
+"""True only for a text that `ParseJson` parses; may be false for one that it does. Cheaper, since no value is made."""
+
 SchemaCheck = Callable[[object], bool]
 """True when a parsed JSON value holds the schema; never raises."""
 

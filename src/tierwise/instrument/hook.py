@@ -14,10 +14,10 @@ from tierwise.core.cost import Rates
 from tierwise.core.epoch import epoch_of
 from tierwise.core.outcome import Expectation
 from tierwise.core.policy import TaskPolicy
-from tierwise.core.ports import CompileSchema, ParseJson, PriceBook, Recorder, SchemaCheck
+from tierwise.core.ports import CompileSchema, IsJson, ParseJson, PriceBook, Recorder, SchemaCheck
 from tierwise.instrument.dialects import dialect_for
 from tierwise.instrument.dialects.base import Endpoint
-from tierwise.instrument.observation import RAW_RESPONSE_HEADER, Observation
+from tierwise.instrument.observation import RAW_RESPONSE_HEADER, Observation, current
 from tierwise.instrument.providers import STREAM_USAGE, provider_of
 
 _MAX_CACHED: Final = 4096
@@ -30,6 +30,7 @@ class Wiring:
     recorder: Recorder
     prices: PriceBook
     parse_json: ParseJson
+    is_json: IsJson
     compile_schema: CompileSchema
     policy_for: Callable[[str], TaskPolicy | None]
     checks_for: Callable[[str], tuple[Check, ...]]
@@ -94,7 +95,7 @@ class Hook:
         self.schemas = SchemaCache(wiring.compile_schema, wiring.recorder.internal_error)
         self._epochs: dict[tuple[Any, ...], str] = {}
         self._last_epochs: dict[tuple[str, str | None], str] = {}
-        self._limits: dict[int | None, Expectation] = {}
+        self._limits: dict[tuple[int | None, bool], Expectation] = {}
 
     def _set_endpoint(self, base_url: Any) -> None:
         self._base_url = base_url
@@ -111,6 +112,9 @@ class Hook:
     def begin(self, options: Any, stream: bool, client: Any) -> Observation | None:
         """Start observing a request of `client`; `None` for requests that are not inference. Never raises."""
         try:
+            outer = current.get()
+            if outer is not None and outer.covers and not outer.ended:
+                return None  # a client of another make is at work inside its own call
             dialect = dialect_for(options.method, options.url)
             body = options.json_data if dialect is not None else None
             if dialect is None or not (type(body) is dict or isinstance(body, Mapping)):
@@ -126,13 +130,14 @@ class Hook:
             self.recorder.internal_error("begin", error)
             return None
 
-    def limited(self, max_tokens: int | None) -> Expectation:
-        """An expectation of nothing but a token limit, cached."""
-        found = self._limits.get(max_tokens)
+    def plain_expectation(self, max_tokens: int | None, *, expects_json: bool) -> Expectation:
+        """An expectation of nothing but a token limit and perhaps JSON, cached."""
+        key = (max_tokens, expects_json)
+        found = self._limits.get(key)
         if found is None:
-            found = Expectation(max_tokens=max_tokens)
+            found = Expectation(max_tokens=max_tokens, expects_json=expects_json)
             if len(self._limits) < _MAX_CACHED:
-                self._limits[max_tokens] = found
+                self._limits[key] = found
         return found
 
     def epoch(self, candidate: str, model: str | None, rates: Rates | None, prompt_version: str | None) -> str:

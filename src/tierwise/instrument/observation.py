@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tierwise.core.call import Answer, Call, Request, TaskContext, Try, make_call
 from tierwise.core.cost import Cost, Rates, cost_of, provider_cost
-from tierwise.core.outcome import Choice, Expectation, Judgement, judge, outcome_of_error
+from tierwise.core.outcome import Choice, Expectation, Judgement, judge, make_expectation, outcome_of_error
 from tierwise.core.ports import SchemaCheck
 from tierwise.instrument.background import open_responses
 from tierwise.instrument.content import content_of
@@ -33,6 +33,9 @@ current: ContextVar[Observation | None] = ContextVar("tierwise_observation", def
 
 class Observation:
     """One call between its request and its end. All methods may be called from any thread; the first end counts."""
+
+    covers = False
+    """Calls of clients inside this one belong to it (litellm's openai client, say)."""
 
     __slots__ = (
         "_once",
@@ -373,7 +376,10 @@ class Observation:
         refused = reading.error_type is not None
         if refused or not self.dialect.expects_answer:
             return Judgement(outcome="error" if refused or error is not None else "success")
-        judged = judge(reading.choices, self._expectation(reading), parse_json=self.hook.wiring.parse_json)
+        wiring = self.hook.wiring
+        judged = judge(
+            reading.choices, self._expectation(reading), parse_json=wiring.parse_json, is_json=wiring.is_json
+        )
         if reading.cut and judged.outcome == "success":
             return replace(judged, outcome="truncated", advice=_CUT)
         if error is not None and judged.outcome == "success":  # the client's own parser refused what we let pass
@@ -390,13 +396,15 @@ class Observation:
 
     def _expectation(self, reading: Reading) -> Expectation:
         context, wiring, request = self.context, self.hook.wiring, self.request
-        policy = wiring.policy_for(context.name)
         expects = self.expects_json
-        schema = self.dialect.output_schema(self.body) if request.expects_json else None
-        if context.schema is not None:
-            schema = context.schema
-        elif policy is not None and context.expects is None and schema is None:
-            schema = policy.schema
+        schema: Mapping[str, object] | None = None
+        if expects:
+            schema = self.dialect.output_schema(self.body) if request.expects_json else None
+            if context.schema is not None:
+                schema = context.schema
+            elif schema is None and context.expects is None:
+                policy = wiring.policy_for(context.name)
+                schema = None if policy is None else policy.schema
         checks = wiring.checks_for(context.name)
         tools: dict[str, SchemaCheck] = {}
         for choice in reading.choices:
@@ -404,9 +412,9 @@ class Observation:
                 check = self.hook.schemas.check(self.dialect.tool_schema(self.body, call.name)) if call.json else None
                 if check is not None:
                     tools[call.name] = check
-        if not expects and not checks and not tools:
-            return self.hook.limited(request.max_tokens)
-        return Expectation(
+        if schema is None and not checks and not tools:
+            return self.hook.plain_expectation(request.max_tokens, expects_json=expects)
+        return make_expectation(
             expects_json=expects,
             schema=self.hook.schemas.check(schema) if expects else None,
             tools=tools,

@@ -203,6 +203,8 @@ class ChatStream:
         for choice in choices:
             one = fields(choice)
             delta = one.get("delta")
+            if delta is None:
+                delta = extra(choice, "delta")  # a client that took the chunk for a whole response
             index = one.get("index")
             state = self._choices.get(0 if index is None else index)
             if state is None:
@@ -251,10 +253,10 @@ class ChatStream:
         if usage is not None:
             self._usage = usage
         else:
-            groq = extra(chunk, "x_groq")
+            groq = get(chunk, "x_groq")
             if groq is not None and get(groq, "usage") is not None:
                 self._usage = get(groq, "usage")
-        error = extra(chunk, "error")
+        error = get(chunk, "error")
         if error:
             self.error_type = error_type_of(error)
 
