@@ -151,7 +151,7 @@ def test_a_retry_that_was_not_made_is_not_counted() -> None:
     assert call.backoff_s > 0
 
 
-@pytest.mark.parametrize("place", ["_rates", "_judge", "_header_cost"])
+@pytest.mark.parametrize("place", ["_rates", "_judge", "_error_type"])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_fault_while_finishing_does_not_lose_the_call(
     monkeypatch: pytest.MonkeyPatch, place: str, streamed: bool

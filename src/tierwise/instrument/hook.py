@@ -74,6 +74,7 @@ class Hook:
     __slots__ = (
         "_base_url",
         "_epochs",
+        "_last_epoch",
         "_last_epochs",
         "_limits",
         "endpoint",
@@ -94,6 +95,7 @@ class Hook:
         self._set_endpoint(base_url)
         self.schemas = SchemaCache(wiring.compile_schema, wiring.recorder.internal_error)
         self._epochs: dict[tuple[Any, ...], str] = {}
+        self._last_epoch = ""
         self._last_epochs: dict[tuple[str, str | None], str] = {}
         self._limits: dict[tuple[int | None, bool], Expectation] = {}
 
@@ -160,8 +162,10 @@ class Hook:
             )
             if len(self._epochs) < _MAX_CACHED:
                 self._epochs[key] = found
-        if model is not None and len(self._last_epochs) < _MAX_CACHED:
-            self._last_epochs[candidate, prompt_version] = found
+        if model is not None and found is not self._last_epoch:
+            self._last_epoch = found
+            if len(self._last_epochs) < _MAX_CACHED:
+                self._last_epochs[candidate, prompt_version] = found
         return found
 
 

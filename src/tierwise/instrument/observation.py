@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tierwise.core.call import Answer, Call, Request, TaskContext, Try, make_call
@@ -196,13 +197,17 @@ class Observation:
 
     def answered(self, value: Any) -> None:
         """The whole response is there: a client model, decoded JSON, or text and bytes that are none."""
-
-        def read() -> Reading:
-            return self._read(value if self.parsed is None else self.parsed)
-
-        if self.background and self._stays_open(read, ended=False):
+        if self.parsed is not None:
+            value = self.parsed
+        if self.background and self._stays_open(partial(self._read, value), ended=False):
             return
-        self._end("answered", read)
+        if not self._claim():
+            return
+        try:
+            self._finish(self._read(value), None)
+        except Exception as fault:  # noqa: BLE001
+            self._finish_plainly(None)
+            self.hook.recorder.internal_error("answered", fault)
 
     def answered_unread(self, fault: Exception) -> None:
         """The whole response went to the application, but tierwise could not look at it."""
@@ -245,7 +250,7 @@ class Observation:
 
     def _read(self, value: Any) -> Reading:
         reading = self.dialect.response(value)
-        return replace(reading, error_type="not_json") if isinstance(value, (str, bytes)) else reading
+        return replace(reading, error_type="not_json") if value.__class__ in (str, bytes) else reading
 
     def _end(
         self,
@@ -321,9 +326,8 @@ class Observation:
             self._last_try_failed(error)
         answer, hook, request = reading.answer, self.hook, self.request
         usage = reading.usage
-        header_cost = self._header_cost()
-        if usage is not None and usage.provider_cost_usd is None and header_cost is not None:
-            usage = replace(usage, provider_cost_usd=header_cost)
+        if self.cost_header is not None and usage is not None and usage.provider_cost_usd is None:
+            usage = replace(usage, provider_cost_usd=self._header_cost())
         rates = self._rates(answer)
         cost: Cost | None = cost_of(usage, rates) if usage is not None else None
         gaps = self.chunks - 1
@@ -434,7 +438,7 @@ class Observation:
         self.tries.append(Try(number=self.retries, status=status, error_type=name, ended_at_ns=time.time_ns()))
 
     def _header_cost(self) -> float | None:
-        return None if self.cost_header is None else provider_cost(None, {_COST_HEADER: self.cost_header})
+        return provider_cost(None, {_COST_HEADER: self.cost_header})
 
     def _rates(self, answer: Answer) -> Rates | None:
         request = self.request

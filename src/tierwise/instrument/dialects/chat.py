@@ -64,6 +64,20 @@ def tool_call_of(call: Any) -> ToolCall:
 
 def choice_of(choice: Any) -> Choice:
     """One choice of a whole response."""
+    # Nearly every choice is plain text: looked at with a few look-ups.
+    try:
+        found = choice.__dict__
+        said, reason = found["message"].__dict__, found["finish_reason"]
+        if (
+            said["content"].__class__ is str
+            and (reason.__class__ is str or reason is None)
+            and said["tool_calls"] is said["function_call"] is said["refusal"] is said["audio"] is None
+            and found["logprobs"] is None
+            and not found["message"].__pydantic_extra__
+        ):
+            return make_choice(text=said["content"], finish_reason=reason)
+    except (AttributeError, KeyError, TypeError):
+        pass
     found = fields(choice)
     message = found.get("message")
     reason = found.get("finish_reason")
@@ -322,14 +336,15 @@ class Chat:
         """Read a whole response."""
         found = fields(value)
         listed = found.get("choices")
-        choices = tuple(map(choice_of, listed)) if isinstance(listed, list) else ()
+        choices = tuple([choice_of(each) for each in listed]) if isinstance(listed, list) else ()
         usage: Usage | None = usage_of(found.get("usage"))
         reasons = tuple([choice.finish_reason or "error" for choice in choices])
-        chars = 0
+        chars, stopped = 0, False
         for choice in choices:
             if choice.text:
                 chars += len(choice.text)
-        stopped = any(choice.finish_reason for choice in choices)
+            if choice.finish_reason:
+                stopped = True
         return make_reading(
             answer=make_answer(
                 id=text_of(found.get("id")),
