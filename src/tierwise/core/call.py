@@ -32,6 +32,8 @@ class Usage:
     input_audio_tokens: int | None = None
     output_audio_tokens: int | None = None
     provider_cost_usd: float | None = None
+    reasoning_apart: bool = False
+    """The provider counts reasoning beside the output, not as a part of it: its total says so."""
 
 
 @quick

@@ -168,6 +168,8 @@ def _output_sum(usage: Usage, band: RateBand) -> float | None:
         return 0.0 if band.output is None else None
     total = 0.0
     reasoning = usage.reasoning_tokens
+    if reasoning and usage.reasoning_apart:
+        tokens += reasoning
     if reasoning and band.reasoning is not None:
         if reasoning < 0:
             return None

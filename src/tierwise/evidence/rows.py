@@ -167,6 +167,8 @@ class CallRow:
             reasoning_tokens=self.reasoning_tokens,
             input_audio_tokens=self.input_audio_tokens,
             output_audio_tokens=self.output_audio_tokens,
+            # Not stored, since it follows: no other provider counts reasoning beside the output.
+            reasoning_apart=self.provider == "x_ai" or (self.reasoning_tokens or 0) > (self.output_tokens or 0),
             provider_cost_usd=self.cost_usd if self.cost_source == "provider" else None,
         )
 
@@ -212,7 +214,7 @@ def clean_call(call: Call) -> Call:
     """The same call without token counts that no database integer holds."""
     if call.usage is None:
         return call
-    counts = {name: _bounded(getattr(call.usage, name)) for name in _TOKEN_FIELDS}
+    counts: dict[str, Any] = {name: _bounded(getattr(call.usage, name)) for name in _TOKEN_FIELDS}
     return replace(call, usage=replace(call.usage, **counts))
 
 

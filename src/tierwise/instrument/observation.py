@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tierwise.core.call import Answer, Call, Request, TaskContext, Try, make_call
 from tierwise.core.cost import Cost, Rates, cost_of, provider_cost
-from tierwise.core.outcome import Choice, Expectation, Judgement, judge, make_expectation, outcome_of_error
+from tierwise.core.outcome import OUTCOMES, Choice, Expectation, Judgement, judge, make_expectation, outcome_of_error
 from tierwise.core.ports import SchemaCheck
 from tierwise.instrument.background import open_responses
 from tierwise.instrument.content import content_of
@@ -26,6 +26,7 @@ RAW_RESPONSE_HEADER: Final = "X-Stainless-Raw-Response"
 _COST_HEADER: Final = "x-litellm-response-cost"
 _NOTHING: Final = Reading(answer=Answer(), usage=None, choices=())
 _UNREAD: Final = Reading(answer=Answer(), usage=None, choices=(Choice(has_other_output=True),))
+_SOONER_THAN_TRUNCATED: Final = OUTCOMES[: OUTCOMES.index("truncated")]
 _CUT: Final = "the stream ended without a finish reason: the connection, or a gateway on the way, cut it"
 
 current: ContextVar[Observation | None] = ContextVar("tierwise_observation", default=None)
@@ -322,7 +323,7 @@ class Observation:
         ended = time.perf_counter()
         self.expects_json = self._json_expected()
         judgement = self._judge(reading, error, streamed=streamed, abandoned=abandoned)
-        if isinstance(error, Exception) and not reading.choices:
+        if isinstance(error, Exception) and self.parsed is None and not reading.choices:
             self._last_try_failed(error)
         answer, hook, request = reading.answer, self.hook, self.request
         usage = reading.usage
@@ -384,7 +385,7 @@ class Observation:
         judged = judge(
             reading.choices, self._expectation(reading), parse_json=wiring.parse_json, is_json=wiring.is_json
         )
-        if reading.cut and judged.outcome == "success":
+        if reading.cut and judged.outcome not in _SOONER_THAN_TRUNCATED:
             return replace(judged, outcome="truncated", advice=_CUT)
         if error is not None and judged.outcome == "success":  # the client's own parser refused what we let pass
             return replace(judged, outcome="json_mismatch" if self.request.expects_json else "error")

@@ -228,16 +228,16 @@ def observe(inner: Iterator[Any], watch: Watch) -> Iterator[Any]:
     watch.running = True
     try:
         for chunk in inner:
-            observation.last_at = perf_counter()
-            if not observation.chunks:
-                observation.first_at = observation.last_at
-            observation.chunks += 1
+            observation.last_at = now = perf_counter()
+            observation.chunks = number = observation.chunks + 1
+            if number == 1:
+                observation.first_at = now
             try:
                 only_usage = see(chunk)
             except Exception as fault:  # noqa: BLE001
                 only_usage = False
                 observation.hook.recorder.internal_error("chunk", fault)
-            if only_usage and hide:
+            if hide and only_usage:
                 continue
             watch.running = False
             yield chunk
@@ -261,16 +261,16 @@ async def observe_async(inner: Any, watch: Watch) -> AsyncIterator[Any]:
     watch.running = True
     try:
         async for chunk in inner:
-            observation.last_at = perf_counter()
-            if not observation.chunks:
-                observation.first_at = observation.last_at
-            observation.chunks += 1
+            observation.last_at = now = perf_counter()
+            observation.chunks = number = observation.chunks + 1
+            if number == 1:
+                observation.first_at = now
             try:
                 only_usage = see(chunk)
             except Exception as fault:  # noqa: BLE001
                 only_usage = False
                 observation.hook.recorder.internal_error("chunk", fault)
-            if only_usage and hide:
+            if hide and only_usage:
                 continue
             watch.running = False
             yield chunk

@@ -16,6 +16,7 @@ from tierwise.instrument.dialects.values import (
     fields,
     get,
     integer,
+    listed,
     mean_of,
     number,
     strings,
@@ -24,7 +25,6 @@ from tierwise.instrument.dialects.values import (
     usage_of,
 )
 
-_PLAIN: Final = frozenset({"content", "role"})
 _JSON_FORMATS: Final = ("json_schema", "json_object")
 _PARAMETERS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "temperature": ("temperature", number),
@@ -85,7 +85,7 @@ def choice_of(choice: Any) -> Choice:
     content = said.get("content")
     calls = said.get("tool_calls")
     legacy = said.get("function_call")
-    tools: tuple[ToolCall, ...] = tuple(map(tool_call_of, calls)) if isinstance(calls, list) else ()
+    tools: tuple[ToolCall, ...] = tuple(map(tool_call_of, listed(calls)))
     if legacy is not None and not tools:
         tools = (tool_call_of({"function": fields(legacy)}),)
     refusal = said.get("refusal")
@@ -126,9 +126,8 @@ class _ChoiceState:
             if text:
                 self.texts.append(text)
         calls = found.get("tool_calls")
-        if isinstance(calls, list):
-            for call in calls:
-                self._tool(call)
+        for call in listed(calls):
+            self._tool(call)
         legacy = found.get("function_call")
         if legacy is not None:
             self._tool({"index": 0, "function": legacy})
@@ -171,12 +170,25 @@ class _ChoiceState:
 class ChatStream:
     """Reads a stream of chat completion chunks (also used for legacy completions)."""
 
-    __slots__ = ("_choices", "_fingerprint", "_first", "_id", "_model", "_texts", "_tier", "_usage", "error_type")
+    __slots__ = (
+        "_choices",
+        "_fingerprint",
+        "_first",
+        "_id",
+        "_model",
+        "_plain_index",
+        "_texts",
+        "_tier",
+        "_usage",
+        "error_type",
+    )
 
     def __init__(self) -> None:
         self._choices: dict[Any, _ChoiceState] = {0: _ChoiceState()}
         self._texts = self._choices[0].texts
         self._first = True
+        self._plain_index: int | None = None
+        """0 once the frame has been read: before, every chunk is looked at as a whole."""
         self._id: str | None = None
         self._model: str | None = None
         self._tier: str | None = None
@@ -186,22 +198,22 @@ class ChatStream:
 
     def see(self, chunk: Any) -> bool:
         """Take note of a chunk; true when it holds usage and no choices."""
-        # Nearly every chunk is one piece of text in one choice: looked at with a few look-ups.
+        # Nearly every chunk is one piece of text in one choice: looked at with as few look-ups as will do.
         try:
             found = chunk.__dict__
-            if found["usage"] is None and not self._first:
-                (only,) = found["choices"]
-                one = only.__dict__
-                delta = one["delta"]
-                if (
-                    one["finish_reason"] is one["logprobs"] is None
-                    and one["index"] == 0
-                    and delta.__pydantic_fields_set__ <= _PLAIN
-                ):
-                    content = delta.__dict__["content"]
-                    if content.__class__ is str and not delta.__pydantic_extra__:
-                        self._texts.append(content)
-                        return False
+            (only,) = found["choices"]
+            one = only.__dict__
+            delta = one["delta"]
+            if (
+                found["usage"] is one["finish_reason"] is one["logprobs"] is None
+                and (len(given := delta.__pydantic_fields_set__) == 1 or (len(given) == 2 and "role" in given))
+                and one["index"] == self._plain_index
+                and not delta.__pydantic_extra__
+            ):
+                content = delta.__dict__["content"]
+                if content.__class__ is str:
+                    self._texts.append(content)
+                    return False
         except (AttributeError, KeyError, TypeError, ValueError):
             pass
         return self._see(chunk)
@@ -236,6 +248,7 @@ class ChatStream:
                 said.get("tool_calls") is not None
                 or said.get("refusal") is not None
                 or said.get("function_call") is not None
+                or said.get("audio") is not None
                 or (content is not None and content.__class__ is not str)
                 or getattr(delta, "__pydantic_extra__", None)
             ):
@@ -246,7 +259,7 @@ class ChatStream:
             reason = one.get("finish_reason")
             if reason is not None and isinstance(reason, str) and reason:
                 state.finish_reason = reason
-                self._frame(chunk, found, usage)
+                self._frame(chunk, found, extra(choice, "usage") if usage is None else usage)
         return False
 
     @property
@@ -262,6 +275,7 @@ class ChatStream:
         if model:
             self._model = model
         self._first = not (self._id and self._model)
+        self._plain_index = None if self._first else 0
         self._tier = text_of(found.get("service_tier")) or self._tier
         self._fingerprint = text_of(found.get("system_fingerprint")) or self._fingerprint
         if usage is not None:
@@ -270,7 +284,7 @@ class ChatStream:
             groq = get(chunk, "x_groq")
             if groq is not None and get(groq, "usage") is not None:
                 self._usage = get(groq, "usage")
-        error = get(chunk, "error")
+        error = chunk if found.get("object") == "error" else get(chunk, "error")
         if error:
             self.error_type = error_type_of(error)
 
@@ -335,8 +349,8 @@ class Chat:
     def response(self, value: Any) -> Reading:
         """Read a whole response."""
         found = fields(value)
-        listed = found.get("choices")
-        choices = tuple([choice_of(each) for each in listed]) if isinstance(listed, list) else ()
+        given = found.get("choices")
+        choices = tuple([choice_of(each) for each in given]) if isinstance(given, list) else ()
         usage: Usage | None = usage_of(found.get("usage"))
         reasons = tuple([choice.finish_reason or "error" for choice in choices])
         chars, stopped = 0, False

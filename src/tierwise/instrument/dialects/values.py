@@ -17,6 +17,7 @@ _INPUT_DETAILS: Final = {
     "cached_tokens": "cache_read_tokens",
     "cache_write_tokens": "cache_write_tokens",
     "cache_creation_tokens": "cache_write_tokens",
+    "cache_creation_input_tokens": "cache_write_tokens",
     "audio_tokens": "input_audio_tokens",
 }
 _OUTPUT_DETAILS: Final = {"reasoning_tokens": "reasoning_tokens", "audio_tokens": "output_audio_tokens"}
@@ -43,6 +44,13 @@ def get(value: Any, name: str) -> Any:
     """A declared or undeclared field of a model or mapping, or `None`."""
     found = fields(value).get(name)
     return extra(value, name) if found is None else found
+
+
+def listed(value: Any) -> list[Any]:
+    """A list as it is, one object in place of a list of one as that, anything else as empty."""
+    if isinstance(value, list):
+        return value
+    return [value] if fields(value) else []
 
 
 def text_of(value: Any) -> str | None:
@@ -119,11 +127,21 @@ def usage_of(usage: Any) -> Usage | None:
     stated = None
     if undeclared:
         if "cache_read_tokens" not in details:
-            cached = count(undeclared.get("prompt_cache_hit_tokens"))
+            cached = count(undeclared.get("prompt_cache_hit_tokens", undeclared.get("cached_tokens")))
             if cached is not None:
                 details["cache_read_tokens"] = cached
         stated = provider_cost(undeclared)
-    return make_usage(input_tokens=input_tokens, output_tokens=output_tokens, provider_cost_usd=stated, **details)
+    reasoning = details.get("reasoning_tokens")
+    apart = bool(reasoning) and count(found.get("total_tokens")) == sum(
+        filter(None, (input_tokens, output_tokens, reasoning))
+    )
+    return make_usage(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        provider_cost_usd=stated,
+        reasoning_apart=apart,
+        **details,
+    )
 
 
 def _details(value: Any, names: dict[str, str], into: dict[str, int]) -> None:
@@ -171,9 +189,12 @@ def fault_of(value: Any, name: str) -> str | None:
     listed = found.get(name)
     if isinstance(listed, list) and any(map(fields, listed)):
         return None
-    error = extra(value, "error") or found.get("error")
+    error = extra(value, "error") or found.get("error") or (value if found.get("object") == "error" else None)
     if error:
         return error_type_of(error)
+    status = get(extra(value, "base_resp"), "status_code")  # MiniMax
+    if status:
+        return error_type_of({"code": status})
     if listed == []:
         return None
     stated = name in getattr(value, "__pydantic_fields_set__", found)
