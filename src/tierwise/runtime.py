@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from tierwise.pricing.book import CatalogueBook
     from tierwise.telemetry import Telemetry
 
-__all__ = ["Runtime", "bench_round", "force_flush", "instrument_clients", "open_store", "shutdown", "uninstrument_clients"]
+__all__ = [
+    "Runtime",
+    "bench_round",
+    "force_flush",
+    "instrument_clients",
+    "open_store",
+    "shutdown",
+    "uninstrument_clients",
+]
 
 _log = logging.getLogger("tierwise")
 _lock = threading.Lock()
@@ -85,7 +93,6 @@ def instrument_clients(
         stream_usage=stream_usage,
         wait_for_prices=book.wait,
     )
-
 
     def observe(made: Any) -> None:
         stainless.instrument(made, wiring, task)

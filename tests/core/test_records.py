@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 
-from tierwise.core.call import Answer, Call, Request, TaskContext, Usage
+from tierwise.core.call import Answer, Call, Request, TaskContext, Usage, make_call, make_request, make_usage
 from tierwise.core.records import quick
 
 
@@ -48,3 +48,17 @@ def test_default_factories_are_refused() -> None:
 
     with pytest.raises(TypeError, match="default factories"):
         quick(Wrong)
+
+
+def test_what_a_maker_makes_is_what_the_class_makes() -> None:
+    """By position and by name, with defaults left out or given, the objects are equal and as frozen as any."""
+    assert make_usage(1, 2) == Usage(input_tokens=1, output_tokens=2) == make_usage(output_tokens=2, input_tokens=1)
+    assert type(make_usage()) is Usage
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make_usage().input_tokens = 5
+    with pytest.raises(TypeError):
+        make_request("chat", "openai")  # a field with a default stands between: by name only
+    assert make_request(operation="chat", provider="p", model="m") == Request(operation="chat", provider="p", model="m")
+    names = [field.name for field in dataclasses.fields(Call)]
+    values = {name: object() for name in names}
+    assert make_call(*values.values()) == Call(**values)  # type: ignore[arg-type]

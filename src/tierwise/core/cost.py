@@ -118,7 +118,7 @@ def cost_of(usage: Usage | None, rates: Rates | None) -> Cost | None:
         return None
     reported = usage.provider_cost_usd
     if reported is not None:
-        return _make_cost(amount_usd=reported, source="provider")
+        return _make_cost(reported, "provider")
     tokens_in = usage.input_tokens
     if rates is None or tokens_in is None or tokens_in < 0:
         return None
@@ -132,7 +132,7 @@ def cost_of(usage: Usage | None, rates: Rates | None) -> Cost | None:
     output_sum = _output_sum(usage, band)
     if input_sum is None or output_sum is None:
         return None
-    return _make_cost(amount_usd=(input_sum + output_sum) / _MILLION + rates.request_usd, source=rates.source)
+    return _make_cost((input_sum + output_sum) / _MILLION + rates.request_usd, rates.source)
 
 
 def _input_sum(usage: Usage, band: RateBand, tokens: int) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -24,13 +25,17 @@ def quick(cls: type[T]) -> type[T]:
     return cls
 
 
-def maker(cls: type[T]) -> type[T]:
-    """A function that makes objects of a `quick` class, to be called as the class is, for half of what that costs.
+def maker(cls: type[T]) -> Callable[..., T]:
+    """A function that makes objects of a `quick` class for a fraction of what calling the class costs.
 
-    Calling a class packs its arguments into a tuple and a dictionary and unpacks them again. What is returned here is a
-    plain function; it is typed as the class so that its arguments are checked.
+    Calling a class packs its arguments into a tuple and a dictionary and unpacks them again, and each keyword is looked
+    for among all parameters. What is returned here is a plain function that takes the fields by position as well, in
+    their order, where that order allows it (none without a default after one with).
     """
-    return cast(type[T], _function(cls, "make", ("*",), (" self = _new(_twin)",), (" return self",)))
+    required = [field.default is dataclasses.MISSING for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    by_position = required == sorted(required, reverse=True)
+    made = _function(cls, "make", () if by_position else ("*",), (" self = _new(_twin)",), (" return self",))
+    return cast("Callable[..., T]", made)
 
 
 def _function(cls: type, name: str, first: tuple[str, ...], before: tuple[str, ...], after: tuple[str, ...]) -> Any:

@@ -127,7 +127,7 @@ class Hook:
             extra = options.extra_json
             if extra is not None and isinstance(extra, Mapping):
                 body = {**body, **extra}
-            return Observation(self, dialect, body, stream=bool(stream), raw_mode=raw_mode_of(options))
+            return Observation(self, dialect, body, bool(stream), raw_mode_of(options))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the call
             self.recorder.internal_error("begin", error)
             return None

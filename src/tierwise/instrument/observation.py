@@ -75,10 +75,9 @@ class Observation:
         hook: Hook,
         dialect: Dialect,
         body: Mapping[str, Any],
-        *,
         stream: bool,
-        endpoint: Endpoint | None = None,
         raw_mode: str | None = None,
+        endpoint: Endpoint | None = None,
     ) -> None:
         self.hook, self.dialect, self.stream, self.body, self.raw_mode = hook, dialect, stream, body, raw_mode
         self.request: Request = dialect.request(body, endpoint or hook.endpoint, stream=stream)
@@ -331,34 +330,37 @@ class Observation:
             usage = replace(usage, provider_cost_usd=self._header_cost())
         rates = self._rates(answer)
         cost: Cost | None = cost_of(usage, rates) if usage is not None else None
-        gaps = self.chunks - 1
         trace_id, span_id = hook.recorder.ids(self.span)
-        call = make_call(
-            request=request,
-            context=self.context,
-            answer=answer,
-            outcome=judgement.outcome,
-            candidate=request.model,
-            epoch=hook.epoch(request.model, answer.model, rates, self.context.prompt_version),
-            started_at_ns=self.started_at_ns,
-            duration_s=ended - self.t0,
-            error_type=self._error_type(reading, error, judgement),
-            usage=usage,
-            cost=cost,
-            json_form=judgement.json_form,
-            checks=judgement.checks,
-            advice=judgement.advice,
-            retries=self.retries,
-            backoff_s=self.backoff_s,
-            last_try_s=ended - self.try_t0,
-            failed_tries=tuple(self.tries),
-            time_to_first_chunk_s=self.first_at - self.t0 if self.first_at else None,
-            time_per_output_chunk_s=(self.last_at - self.first_at) / gaps if gaps > 0 else None,
-            chunks=self.chunks,
-            rung=self.rung,
-            expects_json=self.expects_json,
-            trace_id=trace_id,
-            span_id=span_id,
+        chunks, first_at = self.chunks, self.first_at
+        call = make_call(  # by position, in the order of the fields of `Call`
+            request,
+            self.context,
+            answer,
+            judgement.outcome,
+            request.model,  # candidate
+            hook.epoch(request.model, answer.model, rates, self.context.prompt_version),
+            self.started_at_ns,
+            ended - self.t0,
+            self._error_type(reading, error, judgement),
+            usage,
+            cost,
+            judgement.json_form,
+            self.expects_json,
+            judgement.checks,
+            judgement.advice,
+            self.retries,
+            self.backoff_s,
+            ended - self.try_t0,
+            tuple(self.tries),
+            first_at - self.t0 if first_at else None,
+            (self.last_at - first_at) / (chunks - 1) if chunks > 1 else None,
+            chunks,
+            "pinned",  # arm
+            self.rung,
+            None,  # route_version
+            None,  # propensity
+            trace_id,
+            span_id,
         )
         pending = not hook.wiring.prices.ready and (usage is not None and cost is None)
         content = content_of(self.body, reading.choices) if hook.recorder.captures_content else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
@@ -126,9 +126,9 @@ class TelemetryRecorder:
 
     def activate(self, span: HookSpan) -> object:
         """Make the span current on this thread or task; `None` when there is nothing to make current."""
-        if span is INVALID_SPAN or not isinstance(span, Span):
+        if span is INVALID_SPAN:
             return None
-        return context_api.attach(trace_api.set_span_in_context(span))
+        return context_api.attach(trace_api.set_span_in_context(cast(Span, span)))
 
     def deactivate(self, token: object) -> None:
         """Undo `activate`; silent when the token belongs to another context (a stream closed elsewhere)."""
@@ -145,9 +145,7 @@ class TelemetryRecorder:
 
     def ids(self, span: HookSpan) -> tuple[int, int]:
         """(trace id, span id), zeros when the span is not valid."""
-        if not isinstance(span, Span):
-            return (0, 0)
-        context = span.get_span_context()
+        context = cast(Span, span).get_span_context()
         return (context.trace_id, context.span_id) if context.is_valid else (0, 0)
 
     @property
@@ -164,7 +162,7 @@ class TelemetryRecorder:
         content: Content | None = None,
     ) -> None:
         """Set the remaining attributes, end the span, queue the call; with `price_later` the worker ends the span."""
-        own = span if isinstance(span, Span) else INVALID_SPAN
+        own = cast(Span, span)
         try:
             if content is not None and self._content_as_event:
                 emit_content(self._logger, call, own, content)

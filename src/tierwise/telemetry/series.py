@@ -16,7 +16,7 @@ TOKEN_KINDS: Final = ("input", "output", "cache_read", "cache_write", "reasoning
 SERIES_LIMIT: Final = 1900
 """The SDK folds everything over 2,000 attribute sets of an instrument into one; we stop before it does."""
 _TEXT_LIMIT: Final = 256
-_COUNT_LIMIT: Final = 2**53
+COUNT_LIMIT: Final = 2**53
 
 
 def clean(text: str) -> str:
@@ -28,7 +28,7 @@ def clean(text: str) -> str:
 
 def countable(value: int | None) -> int | None:
     """A token count that fits every exporter, or `None`: absent, negative and absurd counts are not recorded."""
-    return value if value is not None and 0 <= value < _COUNT_LIMIT else None
+    return value if value is not None and 0 <= value < COUNT_LIMIT else None
 
 
 CallKey = tuple[str, str, str, str | None, str, str, int, str, str, str | None, bool]

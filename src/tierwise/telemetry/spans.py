@@ -14,7 +14,7 @@ from tierwise.core.call import Call, Content, Request, TaskContext, Usage
 from tierwise.telemetry import semconv as sc
 from tierwise.telemetry.metrics import error_type_of
 from tierwise.telemetry.quick import set_clean_attributes
-from tierwise.telemetry.series import clean, countable
+from tierwise.telemetry.series import COUNT_LIMIT, clean
 
 Attributes = dict[str, AnyValue]
 
@@ -43,13 +43,16 @@ def _integer(attributes: Attributes, name: str, value: int | None) -> None:
         attributes[name] = int(value)
 
 
+# Models, tasks and ids are short already (256 characters at most): only what is not ASCII needs another look.
+
+
 def start_attributes(request: Request, context: TaskContext) -> Attributes:
     """What a sampler may decide by, in the conventions' exact types; the SDK pays for each attribute that a span starts with."""
     attributes: Attributes = {
         sc.OPERATION_NAME: request.operation,
         sc.PROVIDER_NAME: request.provider,
-        sc.REQUEST_MODEL: text(request.model),
-        sc.TASK: text(context.name),
+        sc.REQUEST_MODEL: request.model if request.model.isascii() else text(request.model),
+        sc.TASK: context.name if context.name.isascii() else text(context.name),
     }
     if request.server_address is not None:
         attributes[sc.SERVER_ADDRESS] = request.server_address
@@ -123,9 +126,9 @@ def call_attributes(call: Call) -> Attributes:
     if call.rung or call.context.run_id is not None:
         attributes[sc.RUNG] = call.rung
     if answer.id is not None:
-        attributes[sc.RESPONSE_ID] = text(answer.id)
+        attributes[sc.RESPONSE_ID] = answer.id if answer.id.isascii() else text(answer.id)
     if answer.model is not None:
-        attributes[sc.RESPONSE_MODEL] = text(answer.model)
+        attributes[sc.RESPONSE_MODEL] = answer.model if answer.model.isascii() else text(answer.model)
     if answer.finish_reasons:
         reasons = answer.finish_reasons
         attributes[sc.RESPONSE_FINISH_REASONS] = reasons if reasons == _STOP else texts(reasons)
@@ -192,7 +195,7 @@ def _set_tokens(attributes: Attributes, usage: Usage) -> None:
 
 
 def _count(attributes: Attributes, name: str, value: int) -> None:
-    if countable(value) is not None:
+    if 0 <= value < COUNT_LIMIT:
         attributes[name] = value
 
 

@@ -75,7 +75,7 @@ def choice_of(choice: Any) -> Choice:
             and found["logprobs"] is None
             and not found["message"].__pydantic_extra__
         ):
-            return make_choice(text=said["content"], finish_reason=reason)
+            return make_choice(said["content"], None, reason)
     except (AttributeError, KeyError, TypeError):
         pass
     found = fields(choice)
@@ -359,19 +359,15 @@ class Chat:
                 chars += len(choice.text)
             if choice.finish_reason:
                 stopped = True
-        return make_reading(
-            answer=make_answer(
-                id=text_of(found.get("id")),
-                model=text_of(found.get("model")),
-                finish_reasons=reasons if stopped else (),
-                service_tier=text_of(found.get("service_tier")),
-                system_fingerprint=text_of(found.get("system_fingerprint")),
-                output_chars=chars,
-            ),
-            usage=usage,
-            choices=choices,
-            error_type=None if stopped or chars else fault_of(value, "choices"),
+        answer = make_answer(
+            text_of(found.get("id")),
+            text_of(found.get("model")),
+            reasons if stopped else (),
+            text_of(found.get("service_tier")),
+            text_of(found.get("system_fingerprint")),
+            chars,
         )
+        return make_reading(answer, usage, choices, None if stopped or chars else fault_of(value, "choices"))
 
     def stream(self) -> ChatStream:
         """A reader for one stream."""

@@ -124,6 +124,8 @@ def usage_of(usage: Any) -> Usage | None:
     if outputs is not None:
         _details(outputs, _OUTPUT_DETAILS, details)
     undeclared = getattr(usage, "__pydantic_extra__", None) or (found if found is usage else None)
+    if not details and not undeclared:
+        return make_usage(input_tokens, output_tokens)
     stated = None
     if undeclared:
         if "cache_read_tokens" not in details:
