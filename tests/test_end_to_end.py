@@ -75,7 +75,10 @@ def rig(tmp_path: Path):  # type: ignore[no-untyped-def]
 
 
 def test_spans_metrics_and_store_agree(rig: Rig) -> None:
-    """The very first call included: calls and tokens agree exactly, cost within 1e-9, over spans, metrics and rows."""
+    """The very first call included: calls and tokens agree exactly, cost within 1e-9, over spans, metrics and rows.
+
+    open-telemetry/semantic-conventions#2312: cost is a metric and an attribute, by the same figures.
+    """
     usage = {
         "prompt_tokens": 900,
         "completion_tokens": 77,

@@ -113,3 +113,12 @@ def test_readme_starts_with_both_commands() -> None:
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     commands = [line for line in lines if line.startswith("pip install uv")]
     assert commands[:2] == ["pip install uv && uv run tierwise demo", "pip install uv && uv run pytest"]
+
+
+def test_the_function_keeps_its_name_whatever_is_imported() -> None:
+    """`tierwise.instrument` is the function, though a package of that name lies beneath it and is loaded later."""
+    code = "import tierwise; tierwise.task; import tierwise.instrument.stainless, tierwise.runtime; "
+    done = subprocess.run(
+        [sys.executable, "-c", code + "assert type(tierwise.instrument).__name__ == 'function'"], check=False
+    )
+    assert done.returncode == 0

@@ -8,13 +8,14 @@ with tierwise.task("strict-json"):
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, overload
 
+import tierwise.instrument  # noqa: F401 - before the function of that name, which takes the package's place here
 from tierwise.core.errors import ConfigError, EvidenceError, RouteError, StoreError, TierwiseError
-from tierwise.instrument.context import task
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from opentelemetry._logs import LoggerProvider
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tierwise.core.policy import Policy
     from tierwise.evidence.sqlite import SqliteStore
     from tierwise.instrument.checks import check as check
+    from tierwise.instrument.context import task as task
 
 __version__ = "0.1.0"
 __all__ = [
@@ -149,8 +151,13 @@ def open_store(path: str | Path | None = None) -> SqliteStore:
 
 
 def __getattr__(name: str) -> object:
+    # What the application calls first loads what it needs: `import tierwise` alone costs next to nothing.
     if name == "check":
         from tierwise.instrument.checks import check
 
         return check
+    if name == "task":
+        from tierwise.instrument.context import task
+
+        return task
     raise AttributeError(f"module 'tierwise' has no attribute {name!r}")

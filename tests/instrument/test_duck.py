@@ -63,7 +63,7 @@ def test_positional_arguments_are_read() -> None:
 
 
 def test_extra_body_wins_and_nothing_is_mutated() -> None:
-    """Trap 10: `extra_body` names the model that is really asked; the caller's objects stay as they were."""
+    """`extra_body` names the model that is really asked; the caller's objects stay as they were."""
     completions = Completions()
     client, recorder = observe(Duck(completions), stream_usage=True)
     arguments: dict[str, Any] = {
@@ -184,7 +184,7 @@ def test_a_stream_is_lazy_and_keeps_its_type_and_chunks() -> None:
 
 
 def test_break_and_resume_is_one_finished_call() -> None:
-    """Trap 6: `break` does not end a stream; reading on later does."""
+    """A `for` over the stream is a fresh generator: `break` does not end a stream; reading on later does."""
     completions = Completions(parts=("a", "b", "c"))
     client, recorder = observe(Duck(completions))
     chunks = client.chat.completions.create(MESSAGES, stream=True)
@@ -228,7 +228,7 @@ def test_leaving_after_the_finish_reason_is_success() -> None:
 
 
 def test_an_error_in_mid_stream_is_the_same_object_and_marked() -> None:
-    """openllmetry#4429: a broken stream is an error, with what it had said so far."""
+    """traceloop/openllmetry#4429: a broken stream is an error, with what it had said so far."""
     error = ConnectionError("reset")
     completions = Completions(error=error)
     completions.chunks = completions.chunks[:2]
@@ -313,7 +313,7 @@ def test_stream_objects_keep_their_class_and_attributes() -> None:
 
 
 def test_leaving_a_with_block_early_is_cancelled() -> None:
-    """openlit#1515: leaving the block closes the stream and ends the call there and then."""
+    """openlit/openlit#1515: leaving the block closes the stream and ends the call there and then."""
     client, made, recorder = _events_client()
     with client.chat.completions.create(MESSAGES, stream=True) as chunks:
         assert isinstance(chunks, Events)

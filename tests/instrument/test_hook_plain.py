@@ -89,7 +89,7 @@ def test_instrumenting_twice_is_one_span() -> None:
 
 @pytest.mark.parametrize("name", ["copy", "with_options"])
 def test_copies_are_observed_once(name: str) -> None:
-    """Trap 8: `copy` and its class alias `with_options` give clients that are observed, once a call."""
+    """`copy` and its class alias `with_options` give clients that are observed, once a call."""
     client, _ = sync_client(chat())
     recorder = instrument_in_memory(client, task="copied")
     copied = getattr(client, name)(timeout=5)
@@ -122,7 +122,7 @@ def test_requests_that_are_not_inference_pass_untouched() -> None:
 
 
 def test_extra_body_model_wins() -> None:
-    """Trap 10: the model in `extra_body` is the one that is sent, so it is the one recorded."""
+    """The model in `extra_body` is the one that is sent, so it is the one recorded."""
     client, canned = sync_client(chat())
     recorder = instrument_in_memory(client)
     client.chat.completions.create(**ASK, extra_body={"model": "other"})
@@ -130,7 +130,7 @@ def test_extra_body_model_wins() -> None:
 
 
 def test_sentinels_are_not_values() -> None:
-    """Trap 13: NotGiven, Omit and None are left out of the record."""
+    """The sentinels NotGiven and Omit, and None, are no values: they are left out of the record."""
     client, _ = sync_client(chat())
     recorder = instrument_in_memory(client)
     omit = getattr(openai, "omit", openai.NOT_GIVEN)  # before openai 1.109 there is only the latter
@@ -195,7 +195,7 @@ def test_streaming_response_never_read_is_cancelled() -> None:
 
 
 def test_async_streaming_response_has_its_data() -> None:
-    """opentelemetry-python-genai#624, openinference#1134: the async form is awaited by the caller and still recorded."""
+    """open-telemetry/opentelemetry-python-genai#624, Arize-ai/openinference#1134: the async form has its data."""
     client, _ = async_client(chat())
     recorder = instrument_in_memory(client)
 
@@ -226,7 +226,7 @@ def test_parse_expects_json_and_is_judged() -> None:
 
 
 def test_parse_cut_by_length_keeps_usage_and_cost() -> None:
-    """openai-python#1700, trap 4: the failed parse was billed, so usage and cost are recorded, and the error is the caller's."""
+    """openai/openai-python#1700: a parse that fails was billed; usage and cost are recorded, the error is the caller's."""
     client, _ = sync_client(chat('{"name": "A', finish_reason="length"))
     rates = flat_rates(source="override", input=1.0, output=2.0)
     recorder = instrument_in_memory(client, prices=FixedPrices(rates))
@@ -263,7 +263,7 @@ def test_parse_refused_by_validation_is_a_mismatch() -> None:
     ids=["error-body", "choices-null", "html", "empty", "cut-and-empty", "refusal", "filter"],
 )
 def test_http_200_is_not_success(reply: Reply, outcome: str) -> None:
-    """Trap 11: HTTP 200 with nothing usable gets its own outcome."""
+    """HTTP 200 with nothing usable gets its own outcome."""
     client, _ = sync_client(reply)
     recorder = instrument_in_memory(client)
     client.chat.completions.create(**ASK)
@@ -318,7 +318,7 @@ def test_status_errors_reach_the_caller_as_they_are() -> None:
 
 
 def test_retries_are_counted_with_status_and_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    """openinference#3664: each failed try has its status and its measured backoff, apart from the last try."""
+    """Arize-ai/openinference#3664: each failed try has its status and its measured backoff, apart from the last try."""
     slept: list[float] = []
     monkeypatch.setattr("openai._base_client.time.sleep", slept.append)
     client, _ = sync_client(
@@ -349,7 +349,7 @@ def test_timeouts_are_tries_with_their_name(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_caller_supplied_retry_header_is_not_believed() -> None:
-    """Trap 2: the retry count is ours, not that of a header which callers can set."""
+    """The retry count is ours, not that of a header which callers can set."""
     client, _ = sync_client(chat())
     recorder = instrument_in_memory(client)
     client.chat.completions.create(**ASK, extra_headers={"x-stainless-retry-count": "77"})
@@ -394,7 +394,7 @@ def test_concurrent_async_calls_keep_apart() -> None:
 
 
 def test_provider_reported_cost_wins() -> None:
-    """OpenRouter's `usage.cost` is the cost, whatever the catalogue says."""
+    """open-telemetry/semantic-conventions-genai#443: OpenRouter's `usage.cost` is the cost, its source is the provider."""
     usage = {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17, "cost": 0.0123}
     client, _ = sync_client(Reply(body=chat_body() | {"usage": usage}), base_url="https://openrouter.ai/api/v1")
     recorder = instrument_in_memory(client, prices=FixedPrices(flat_rates(source="catalogue", input=1.0, output=1.0)))

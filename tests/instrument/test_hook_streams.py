@@ -39,7 +39,7 @@ def test_a_stream_is_recorded_at_its_end() -> None:
 
 
 def test_usage_is_asked_for_and_its_chunk_kept_back() -> None:
-    """From a known host usage is asked for in a new dict; the extra chunk is kept back from the caller."""
+    """pydantic/logfire#1280: from a known host usage is asked for in a new dict; the extra chunk is kept back from the caller."""
     client, canned = sync_client(stream("a", "b"))
     recorder = instrument_in_memory(client)
     seen = [chunk.model_dump() for chunk in client.chat.completions.create(**ASK, stream=True)]
@@ -68,7 +68,7 @@ def test_the_callers_own_usage_chunk_is_not_hidden() -> None:
     ],
 )
 def test_usage_is_asked_for_only_where_it_is_accepted(base_url: str, setting: bool | None, asked: bool) -> None:
-    """openai-python#1469: Azure and unknown hosts are not asked by default; `stream_usage` overrides."""
+    """openai/openai-python#1469: Azure and unknown hosts are not asked by default; `stream_usage` overrides."""
     client, canned = sync_client(stream("a"), base_url=base_url)
     instrument_in_memory(client, stream_usage=setting)
     list(client.chat.completions.create(**ASK, stream=True))
@@ -94,7 +94,7 @@ def test_prelude_chunk_without_choices_is_not_hidden() -> None:
 
 
 def test_break_and_resume_is_one_finished_call() -> None:
-    """Trap 6: `break` does not end a stream; reading on later does."""
+    """A `for` over the stream is a fresh generator: `break` does not end a stream; reading on later does."""
     client, _ = sync_client(stream("a", "b", "c"))
     recorder = instrument_in_memory(client)
     chunks = client.chat.completions.create(**ASK, stream=True)
@@ -106,7 +106,7 @@ def test_break_and_resume_is_one_finished_call() -> None:
 
 
 def test_close_after_a_few_chunks_is_cancelled() -> None:
-    """openinference#3796: a closed stream is one cancelled call, with what it had said."""
+    """Arize-ai/openinference#3796: a closed stream is one cancelled call, with what it had said."""
     client, _ = sync_client(stream("a", "b", "c"))
     recorder = instrument_in_memory(client)
     chunks = client.chat.completions.create(**ASK, stream=True)
@@ -119,7 +119,7 @@ def test_close_after_a_few_chunks_is_cancelled() -> None:
 
 
 def test_leaving_a_with_block_early_is_cancelled() -> None:
-    """openlit#1515: leaving the block ends the call there and then."""
+    """openlit/openlit#1515: leaving the block ends the call there and then."""
     client, _ = sync_client(stream("a", "b", "c"))
     recorder = instrument_in_memory(client)
     with client.chat.completions.create(**ASK, stream=True) as chunks:
@@ -139,7 +139,7 @@ def test_leaving_after_the_finish_reason_is_success() -> None:
 
 
 def test_a_stream_never_iterated_ends_with_garbage_collection() -> None:
-    """Trap 7: a stream that nobody reads is ended when it is collected."""
+    """A stream that nobody reads runs no code of its own: it is ended when it is collected."""
     client, _ = sync_client(stream("a"))
     recorder = instrument_in_memory(client)
     client.chat.completions.create(**ASK, stream=True)
@@ -157,7 +157,7 @@ def test_a_stream_dropped_half_way_ends_with_garbage_collection() -> None:
 
 
 def test_error_in_mid_stream_is_an_error() -> None:
-    """openllmetry#4429: a stream that breaks is an error, with the same exception for the caller."""
+    """traceloop/openllmetry#4429: a stream that breaks is an error, with the same exception for the caller."""
     client, _ = sync_client(Reply(events=chat_chunks(["a"])[:2], done=False, drop=True))
     recorder = instrument_in_memory(client)
     with pytest.raises((openai.APIConnectionError, httpx.ReadError)) as caught:
@@ -196,7 +196,7 @@ def test_a_stream_with_usage_but_no_finish_reason_is_whole() -> None:
 
 
 def test_cumulative_usage_takes_the_last() -> None:
-    """langfuse#8808, litellm#36168: usage repeated on chunks with choices is taken once, the last."""
+    """langfuse/langfuse#8808, BerriAI/litellm#36168: usage repeated on chunks with choices is taken once, the last."""
     events = chat_chunks(["a", "b"], usage=False)
     for number, event in enumerate(events, start=1):
         event["usage"] = {"prompt_tokens": 12, "completion_tokens": number, "total_tokens": 12 + number}
@@ -275,7 +275,7 @@ def test_stream_helper_read_to_the_end() -> None:
 
 
 def test_stream_helper_left_early_ends_at_its_exit() -> None:
-    """Trap 5: the helper closes the response past the stream; the call ends there, cancelled, no error."""
+    """The helper closes the response past the stream's own `close`; the call ends there, cancelled, no error."""
     client, _ = sync_client(stream("a", "b", "c"))
     recorder = instrument_in_memory(client)
     with typed(client).stream(**ASK) as events:
@@ -310,7 +310,7 @@ def test_raw_stream_parsed_later_is_observed() -> None:
 
 
 def test_raw_stream_read_as_lines_is_recorded() -> None:
-    """azure-sdk-for-python#48646: raw bytes of a stream are the caller's, untouched, and still counted."""
+    """Azure/azure-sdk-for-python#48646: raw bytes of a stream are the caller's, untouched, and still counted."""
     client, _ = sync_client(stream("a", "b"))
     recorder = instrument_in_memory(client)
     with client.chat.completions.with_streaming_response.create(**ASK, stream=True) as response:
@@ -347,7 +347,7 @@ def test_async_stream_is_recorded() -> None:
 
 @pytest.mark.parametrize("how", ["close", "with", "break", "cancel"])
 def test_async_stream_left_early(how: str) -> None:
-    """openlit#1369: close, block exit, break and task cancellation each end the call once, cancelled."""
+    """openlit/openlit#1369: close, block exit, break and task cancellation each end the call once, cancelled."""
     client, _ = async_client(stream("a", "b", "c"))
     recorder = instrument_in_memory(client)
 

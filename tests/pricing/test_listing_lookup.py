@@ -46,7 +46,7 @@ def test_every_listing_costs_what_genai_prices_says(processing: str | None, kind
 @pytest.mark.parametrize("tier", [None, "default", "flex", "priority", "batch", "fast"])
 @pytest.mark.parametrize("model", ["gpt-5-mini", "gpt-5", "o3", "gpt-4o"])
 def test_service_tiers_cost_what_the_catalogue_says(model: str, tier: str | None) -> None:
-    """Flex, priority and batch are billed at their own rates where the catalogue has them."""
+    """BerriAI/litellm#13810: flex, priority and batch are billed at their own rates where the catalogue has them."""
     context = {"processing": "batch"} if tier == "batch" else {"service_tier": tier} if tier else None
     rates = catalogue.find("openai", model, tier, NOW)
     theirs = calc_price(

@@ -62,7 +62,7 @@ def test_models_are_found_at_their_provider_or_by_name(provider: str, model: str
 
 
 def test_service_tier_changes_the_price() -> None:
-    """litellm#13810: flex costs what flex costs."""
+    """BerriAI/litellm#13810: flex costs what flex costs."""
     book = load_price_book(background=False)
     flex = book.rates(provider="openai", model="gpt-5-mini", service_tier="flex")
     plain = book.rates(provider="openai", model="gpt-5-mini", service_tier="default")

@@ -82,7 +82,7 @@ def test_released_names_units_and_boundaries(rig, call, points):
     ],
 )
 def test_opt_in_chooses_the_names(rig, call, points, monkeypatch, opt_in, names):
-    """OTEL_SEMCONV_STABILITY_OPT_IN gives the new names, /dup both, anything else the released ones."""
+    """open-telemetry/semantic-conventions-genai#374: the opt-in gives the new names, /dup both, anything else the released ones."""
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", opt_in)
     rig.record(_stream(call))
     found = points(rig.cumulative)

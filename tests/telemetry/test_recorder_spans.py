@@ -143,7 +143,7 @@ def test_only_errors_mark_the_span(rig, call, outcome, error_type, expected):
 
 
 def test_failed_tries_are_events(rig, call):
-    """Each failed try is an event with number, status or error, wait and its own time."""
+    """Arize-ai/openinference#1175: each failed try is an event with number, status or error, wait and its own time."""
     tries = (
         Try(number=1, status=429, backoff_s=0.5, ended_at_ns=1_000),
         Try(number=2, error_type="APIConnectionError", backoff_s=1, ended_at_ns=2_000),
@@ -174,7 +174,7 @@ def test_span_is_current_between_activate_and_deactivate(rig, call):
 
 
 def test_deactivating_elsewhere_is_silent(rig, call, caplog):
-    """A token of another context, or one used twice, neither raises nor logs."""
+    """openlit/openlit#1369: a token of another context, or one used twice, neither raises nor logs."""
     recorder = rig.open().recorder
     finished = call()
     span = recorder.start(finished.request, finished.context, finished.started_at_ns)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tierwise.config.discovery import audit_path, find_config, find_root, other_stores, route_path, store_path
-from tierwise.config.loader import Findings, check_policy, check_text, load_policy
 from tierwise.config.names import PROBE_PREFIX, is_probe
 from tierwise.config.settings import Settings, read_settings
-from tierwise.config.yamlfile import Finding
+
+if TYPE_CHECKING:
+    from tierwise.config.loader import Findings, check_policy, check_text, load_policy
+    from tierwise.config.yamlfile import Finding
 
 __all__ = [
     "PROBE_PREFIX",
@@ -35,3 +37,11 @@ def json_schema() -> dict[str, Any]:
     from tierwise.config.spec import json_schema as build
 
     return build()
+
+
+def __getattr__(name: str) -> object:
+    if name in ("Finding", "Findings", "check_policy", "check_text", "load_policy"):
+        from tierwise.config import loader  # only where there is a policy file
+
+        return getattr(loader, name)
+    raise AttributeError(f"module 'tierwise.config' has no attribute {name!r}")

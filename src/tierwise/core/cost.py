@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -238,4 +237,6 @@ def _identity(bands: tuple[RateBand, ...], request_usd: float) -> str:
         [band.above_input_tokens, *(None if (rate := getattr(band, kind)) is None else float(rate) for kind in KINDS)]
         for band in bands
     ]
+    import hashlib  # loads OpenSSL: not for an application that only imports us
+
     return hashlib.blake2b(repr((numbers, float(request_usd))).encode(), digest_size=4).hexdigest()

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from itertools import compress, groupby
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from tierwise.core.call import Call, Run
 from tierwise.core.cost import Rates
@@ -23,7 +23,6 @@ from tierwise.core.evidence import EvidenceRow
 from tierwise.evidence import retention, schema
 from tierwise.evidence.files import explain, make_private
 from tierwise.evidence.health import StoreHealth, measure
-from tierwise.evidence.reprice import Repriced, apply_changes, find_changes
 from tierwise.evidence.rollup import SELECT_EVIDENCE, evidence_row, merge, sum_up
 from tierwise.evidence.rows import (
     COLUMNS,
@@ -39,6 +38,9 @@ from tierwise.evidence.rows import (
     run_values,
 )
 from tierwise.evidence.schema import KEY_COLUMNS
+
+if TYPE_CHECKING:
+    from tierwise.evidence.reprice import Repriced
 
 RETENTION_S: Final = 30 * 86_400
 MAX_BYTES: Final = 1 << 30
@@ -225,6 +227,8 @@ class SqliteStore:
 
         Hours of which rows were pruned keep the cost they had, since it cannot be computed again.
         """
+        from tierwise.evidence.reprice import apply_changes, find_changes
+
         changes = find_changes(self.calls(), rates)
         with self._transaction() as connection:
             return apply_changes(connection, changes)

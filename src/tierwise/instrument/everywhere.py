@@ -12,8 +12,6 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final
 
-import wrapt
-
 PACKAGES: Final = ("openai", "groq", "together", "cerebras.cloud.sdk")
 """Packages whose clients share the shape of openai's, by import name."""
 
@@ -38,6 +36,8 @@ def observe_new_clients(observe: Callable[[Any], None]) -> None:
         _new_clients.tell = observe
         new = [package for package in PACKAGES if package not in _asked]
         _asked.update(new)
+    import wrapt  # not at the top: one client alone does not need it
+
     for package in new:
         wrapt.register_post_import_hook(_patch, f"{package}._base_client")
 

@@ -105,11 +105,11 @@ class Observation:
         if self.run is not None:
             self.rung = self.run.begin(hook.recorder)
 
-    def observed_options(self, options: Any) -> Any:
+    def observed_options(self, options: Any, *, can_hide: bool = True) -> Any:
         """The options to send: a copy where the post-parser is watched or the stream's usage is asked for."""
         parser = options.post_parser
         watched = callable(parser)
-        asks = self.stream and self.may_ask_usage()
+        asks = self.stream and can_hide and self.may_ask_usage()
         if not watched and not asks:
             return options
         copied = options.model_copy() if hasattr(options, "model_copy") else options.copy()

@@ -11,17 +11,19 @@ import inspect
 import json
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from tierwise.core.errors import ConfigError
 from tierwise.instrument.background import open_response, open_responses
 from tierwise.instrument.hook import Hook, Wiring, raw_mode_of
 from tierwise.instrument.observation import Observation, current
-from tierwise.instrument.streams import attach, observed_class, watch_response
+from tierwise.instrument.streams import attach, can_hide, observed_class, watch_response
 
 _log = logging.getLogger("tierwise")
 _HOOK: Final = "_tierwise"
 _BARE: Final = "_tierwise_bare"
+_PATCHED: Final = "_tierwise_patched"
 _classes: dict[type, type] = {}
 _told: set[tuple[type, str]] = set()
 
@@ -41,6 +43,10 @@ def instrument(client: Any, wiring: Wiring, task: str | None) -> None:
     client.__dict__[_HOOK] = Hook(wiring=wiring, base_url=client.base_url, task=task, original_class=original)
     if type(client) is original:
         client.__class__ = _observed_class(original)
+    patched = client.__dict__.get("request")
+    if patched is not None and not hasattr(patched, _PATCHED):
+        # Somebody put a function of his own over the class's: his stays inside ours.
+        client.__dict__["request"] = _around(client, patched)
 
 
 def uninstrument(client: Any) -> bool:
@@ -49,7 +55,22 @@ def uninstrument(client: Any) -> bool:
     if known is None:
         return False
     client.__class__ = known.original_class
+    patched = getattr(client.__dict__.get("request"), _PATCHED, None)
+    if patched is not None:
+        client.__dict__["request"] = patched
     return True
+
+
+def _around(client: Any, patched: Any) -> Any:
+    """An observed `request` for one client, around a function that another instrumentation set on it."""
+
+    def bare(_: Any, *args: Any, **kwargs: Any) -> Any:
+        return patched(*args, **kwargs)
+
+    asynchronous = inspect.iscoroutinefunction(inspect.unwrap(type(client).request))
+    made = functools.partial((_async_request if asynchronous else _sync_request)(lambda: bare), client)
+    setattr(made, _PATCHED, patched)
+    return made
 
 
 def _observed_class(original: type) -> type:
@@ -63,7 +84,9 @@ def _observed_class(original: type) -> type:
         }
         made = type(original.__name__, (original,), namespace)
         asynchronous = inspect.iscoroutinefunction(inspect.unwrap(original.request))  # type: ignore[attr-defined]
-        _override(made, original, "request", _async_request if asynchronous else _sync_request)
+        # Looked up late: another instrumentation may patch the class afterwards.
+        request = (_async_request if asynchronous else _sync_request)(lambda: original.request)  # type: ignore[attr-defined]
+        made.request = functools.wraps(original.request)(request)  # type: ignore[attr-defined]
         _override(made, original, "_build_request", _build_request)
         _override(made, original, "_sleep_for_retry", _async_sleep if asynchronous else _sync_sleep)
         _override(made, original, "_process_response", _async_process if asynchronous else _sync_process)
@@ -88,9 +111,10 @@ def _override(made: type, original: type, name: str, maker: Any) -> None:
     setattr(made, name, functools.wraps(bare)(maker(bare)))
 
 
-def _sync_request(bare: Any) -> Any:
+def _sync_request(look_up: Callable[[], Any]) -> Any:
     def request(self: Any, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         hook: Hook | None = self.__dict__.get(_HOOK)
+        bare = look_up()
         observation = None if hook is None else hook.begin(options, stream, self)
         if observation is None:
             collecting = _collecting(options) if hook is not None and open_responses else None
@@ -118,9 +142,10 @@ def _sync_request(bare: Any) -> Any:
     return request
 
 
-def _async_request(bare: Any) -> Any:
+def _async_request(look_up: Callable[[], Any]) -> Any:
     async def request(self: Any, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         hook: Hook | None = self.__dict__.get(_HOOK)
+        bare = look_up()
         observation = None if hook is None else hook.begin(options, stream, self)
         if observation is None:
             collecting = _collecting(options) if hook is not None and open_responses else None
@@ -151,7 +176,7 @@ def _async_request(bare: Any) -> Any:
 def _observed(observation: Observation, options: Any, stream_cls: Any) -> tuple[Any, Any]:
     """The options and the stream class to go on with; never raises."""
     try:
-        options = observation.observed_options(options)
+        options = observation.observed_options(options, can_hide=stream_cls is None or can_hide(stream_cls))
         if stream_cls is not None:
             stream_cls = observed_class(stream_cls)
     except Exception as fault:  # noqa: BLE001

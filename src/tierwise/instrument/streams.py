@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import types
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, Final
 
@@ -291,13 +293,30 @@ async def observe_async(inner: Any, watch: Watch) -> AsyncIterator[Any]:
 def attach(stream: Any, observation: Observation) -> None:
     """Observe a stream object that is about to be handed to the application. Never raises."""
     try:
+        inner = stream._iterator
         watch = watch_response(stream.response, observation, sse=True)
         watch.parsed = True
-        inner = stream._iterator
         stream._iterator = observe_async(inner, watch) if hasattr(inner, "__anext__") else observe(inner, watch)
         observation.stream_attached = True
     except Exception as fault:  # noqa: BLE001
+        _watch_bytes(stream, observation)
         observation.hook.recorder.internal_error("attach", fault)
+
+
+def _watch_bytes(stream: Any, observation: Observation) -> None:
+    """For a stream of another shape: read along with its bytes."""
+    with suppress(Exception):
+        watch_response(stream.response, observation, sse=True)
+        observation.stream_attached = True
+
+
+@functools.lru_cache(maxsize=256)
+def can_hide(stream_cls: Any) -> bool:
+    """Whether a chunk can be kept back from the readers of a stream class: they read through its `_iterator`."""
+    plain = getattr(stream_cls, "__origin__", stream_cls)
+    read = getattr(plain, "__iter__", None) or getattr(plain, "__aiter__", None)
+    code = getattr(inspect.unwrap(read), "__code__", None) if read is not None else None
+    return code is not None and "_iterator" in code.co_names
 
 
 def observed_class(stream_cls: Any) -> Any:
