@@ -338,3 +338,8 @@ def test_no_text_escapes_as_an_exception(text: str) -> None:
     for finding in (*findings.errors, *findings.warnings):
         assert 1 <= finding.line <= text.count("\n") + 2
         assert finding.column >= 1
+
+
+def test_an_anchor_given_twice_is_no_warning() -> None:
+    """YAML lets an anchor be given again; the last one counts and nothing is printed."""
+    assert check_text("tiers: {fast: [&x m], deep: [&x n]}\ntasks: {t: {candidates: [*x]}}\n").policy is not None
