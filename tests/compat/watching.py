@@ -48,25 +48,34 @@ class Watching:
             if scope is None or (span.instrumentation_scope is not None and span.instrumentation_scope.name == scope)
         ]
 
+    def counts(self, name: str) -> int:
+        """How many values a histogram of tierwise's took."""
+        return sum(getattr(point, "count", 0) for point in self._points(name, "tierwise"))
+
     def sums(self, name: str, scope: str = "tierwise") -> dict[Any, float]:
         """A metric of an instrumentation by kind of token (or `None`) where it is not 0; of a histogram the sum."""
         found: dict[Any, float] = Counter()
-        data = self.reader.get_metrics_data()
-        for resource in data.resource_metrics if data is not None else ():
-            for one in resource.scope_metrics:
-                for metric in one.metrics:
-                    if metric.name != name or one.scope.name != scope:
-                        continue
-                    for point in metric.data.data_points:
-                        attributes = point.attributes or {}
-                        kind = attributes.get("tierwise.token.kind") or attributes.get("gen_ai.token.type")
-                        found[kind] += point.value if hasattr(point, "value") else getattr(point, "sum", 0)
+        for point in self._points(name, scope):
+            attributes = point.attributes or {}
+            kind = attributes.get("tierwise.token.kind") or attributes.get("gen_ai.token.type")
+            found[kind] += point.value if hasattr(point, "value") else point.sum
         return {kind: value for kind, value in found.items() if value}
 
-    def check(self, calls: int, *, outcomes: tuple[str, ...] = ("success",), tokens: tuple[int, int] = (12, 5)) -> None:
-        """One span and one row a call, and tokens counted once, in spans, rows and both metrics."""
+    def _points(self, name: str, scope: str) -> list[Any]:
+        data = self.reader.get_metrics_data()
+        return [
+            point
+            for resource in (data.resource_metrics if data is not None else ())
+            for one in resource.scope_metrics
+            for metric in one.metrics
+            for point in metric.data.data_points
+            if metric.name == name and one.scope.name == scope
+        ]
+
+    def check(self, calls: int, *, tokens: tuple[int, int] = (12, 5)) -> None:
+        """One span and one row a call, all successful, and tokens counted once, in spans, rows and both metrics."""
         rows, spans = self.rows(), self.spans()
-        assert [row.outcome for row in rows] == list(outcomes) * (calls // len(outcomes))
+        assert [row.outcome for row in rows] == ["success"] * calls
         assert [(row.input_tokens, row.output_tokens) for row in rows] == [tokens] * calls
         usage = ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens")
         assert [tuple((span.attributes or {}).get(name) for name in usage) for span in spans] == [tokens] * calls
@@ -75,9 +84,10 @@ class Watching:
         assert {(row.trace_id, row.span_id) for row in rows} == ids
         self.check_metrics(calls, tokens=tokens)
 
-    def check_metrics(self, calls: int, *, tokens: tuple[int, int] = (12, 5)) -> None:
-        """Calls and tokens in tierwise's metrics."""
-        expected = {"input": tokens[0] * calls, "output": tokens[1] * calls}
+    def check_metrics(self, calls: int, *, with_usage: int | None = None, tokens: tuple[int, int] = (12, 5)) -> None:
+        """Calls in tierwise's metrics, and the tokens of those whose usage was reported (all, unless told)."""
+        number = calls if with_usage is None else with_usage
+        expected = {"input": tokens[0] * number, "output": tokens[1] * number}
         assert self.sums("tierwise.calls") == {None: calls}
         assert self.sums("tierwise.call.tokens") == expected
         assert self.sums("gen_ai.client.token.usage") == expected

@@ -145,9 +145,10 @@ def test_a_base_url_set_later_counts(store: Path) -> None:
 
 def _run(arguments: list[str], folder: Path, url: str, **environment: str) -> subprocess.CompletedProcess[str]:
     base = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "TIERWISE_"))}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{base.get('PATH', '')}"
     return subprocess.run(
         [sys.executable, "-m", "tierwise.surfaces.cli.entry", "run", *arguments],
-        cwd=folder, env=base | {"SERVER": url} | environment, capture_output=True, text=True, timeout=60, check=False,
+        cwd=folder, env=base | {"SERVER": url, "PATH": path} | environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
 

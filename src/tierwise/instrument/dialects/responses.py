@@ -130,8 +130,8 @@ class ResponsesStream:
         """Take note of an event; never one that holds usage alone."""
         found = fields(chunk)
         kind = found.get("type")
-        if kind is None and found.get("event") == "error":  # as openai before 2.0 hands it on
-            chunk, kind = found.get("data"), "error"
+        if kind is None and get(chunk, "event") == "error":  # as openai before 2.0 hands it on
+            chunk, kind = get(chunk, "data"), "error"
         if kind == "response.output_text.delta":
             delta = found.get("delta")
             if isinstance(delta, str):
