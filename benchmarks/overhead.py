@@ -12,13 +12,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import concurrent.futures
-import ctypes
 import gc
 import importlib
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,7 +25,21 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
+from _common import (
+    HERE,
+    POLICY,
+    Callgrind,
+    CpuTime,
+    build_counter,
+    make_clients,
+    make_metric_exporter,
+    make_providers,
+    make_span_exporter,
+    read_dumps,
+    request,
+    valgrind_command,
+)
+
 VARIANTS = ("bare", "floor", "tierwise")
 PHASES = ("json", "text", "async", "stream200", "stream400")
 RATIOS = (
@@ -39,170 +50,19 @@ RATIOS = (
     ("async_vs_floor_total", "async", "total"),
 )
 WARM_UP = 20
-MODEL = "gpt-4o-mini"
-POLICY = f"""\
-tiers:
-  fast: [{MODEL}, gpt-4o]
-defaults:
-  objective: cost_per_success
-tasks:
-  extract:
-    candidates: [fast]
-    guardrails: {{success_rate: ">= 0.95", json_valid_rate: ">= 0.99", latency_p95: "<= 10s"}}
-  summary:
-    candidates: [fast]
-    guardrails: {{success_rate: ">= 0.95"}}
-"""
-TEXT_REPLY = "The quarterly figures show a steady rise in the number of orders from returning customers. " * 10
-JSON_REPLY = json.dumps(
-    {
-        "customer": {"name": "Ada Example", "city": "Kumasi", "vip": True, "balance": 1289.5},
-        "items": [
-            {"sku": f"A-{n:04d}", "title": f"Article number {n}", "quantity": n, "price": n * 1.25} for n in range(10)
-        ],
-        "notes": ["delivered in two parts", "invoice by post"],
-    }
-)
-MESSAGES = [
-    {"role": "system", "content": "You answer briefly and precisely."},
-    {"role": "user", "content": "Summarise the order below for the accounting department. " * 4},
-]
-
-
-# --- replies -----------------------------------------------------------------------------------------------------
-
-
-def usage() -> dict[str, Any]:
-    """The usage block that OpenAI sends."""
-    return {
-        "prompt_tokens": 71,
-        "completion_tokens": 214,
-        "total_tokens": 285,
-        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
-        "completion_tokens_details": {
-            "reasoning_tokens": 0,
-            "audio_tokens": 0,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
-        },
-    }
-
-
-def completion(content: str) -> bytes:
-    """A chat completion's body with this content."""
-    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
-    body = {
-        "id": "chatcmpl-BenchmarkBenchmarkBenchmark01",
-        "object": "chat.completion",
-        "created": 1760000000,
-        "model": f"{MODEL}-2024-07-18",
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
-        "usage": usage(),
-        "service_tier": "default",
-        "system_fingerprint": "fp_0123456789",
-    }
-    return json.dumps(body).encode()
-
-
-def stream(chunks: int) -> bytes:
-    """The events of a streamed completion: this many content chunks, the finish chunk and the usage chunk."""
-
-    def event(choices: list[dict[str, Any]], **more: Any) -> str:
-        body = {
-            "id": "chatcmpl-BenchmarkBenchmarkBenchmark01",
-            "object": "chat.completion.chunk",
-            "created": 1760000000,
-            "model": f"{MODEL}-2024-07-18",
-            "service_tier": "default",
-            "system_fingerprint": "fp_0123456789",
-            "choices": choices,
-        }
-        return f"data: {json.dumps(body | more)}\n\n"
-
-    def choice(delta: dict[str, Any], finish_reason: str | None = None) -> list[dict[str, Any]]:
-        return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}]
-
-    events = [event(choice({"content": " word"}), usage=None) for _ in range(chunks)]
-    events += [event(choice({}, "stop"), usage=None), event([], usage=usage()), "data: [DONE]\n\n"]
-    return "".join(events).encode()
 
 
 # --- one variant, in its own process -----------------------------------------------------------------------------
 
 
-class Callgrind:
-    """Counts instructions of each thread from inside the process; the figures stand in callgrind's dump files."""
-
-    unit = "instructions"
-
-    def __init__(self, library: str) -> None:
-        self._library = ctypes.CDLL(library)
-
-    def measure(self, calls: Callable[[], object], flush: Callable[[], object]) -> dict[str, int]:
-        """Run the calls, then flush. A dump holds the calling thread; the other threads' are written at the exit."""
-        self._library.vg_zero()
-        self._library.vg_start()
-        calls()
-        self._library.vg_dump(b"calls")
-        flush()
-        self._library.vg_stop()
-        return {}
-
-
-class CpuTime:
-    """CPU time in nanoseconds: of the calling thread over the calls, and of all threads until everything is flushed."""
-
-    unit = "ns CPU"
-
-    def measure(self, calls: Callable[[], object], flush: Callable[[], object]) -> dict[str, int]:
-        """Run the calls, then flush; returns `caller` and `total`."""
-        thread, process = time.thread_time_ns(), time.process_time_ns()
-        calls()
-        caller = time.thread_time_ns() - thread
-        flush()
-        return {"caller": caller, "total": time.process_time_ns() - process}
-
-
 def run_phase(variant: str, phase: str, *, folder: Path, count: int, library: str | None) -> None:
     """Measure one phase of one variant and write the figures and what was recorded to `result.json` in the folder."""
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, PeriodicExportingMetricReader
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-
-    class DiscardSpans(SpanExporter):
-        count = 0
-
-        def export(self, spans: Any) -> SpanExportResult:
-            self.count += len(spans)
-            return SpanExportResult.SUCCESS
-
-        def shutdown(self) -> None:
-            return None
-
-    class DiscardMetrics(MetricExporter):
-        last: Any = None
-
-        def export(self, metrics_data: Any, timeout_millis: float = 10_000, **_: Any) -> MetricExportResult:
-            self.last = metrics_data
-            return MetricExportResult.SUCCESS
-
-        def force_flush(self, timeout_millis: float = 10_000) -> bool:
-            return True
-
-        def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:
-            return None
-
-    spans, metrics = DiscardSpans(), DiscardMetrics()
-    tracer_provider = TracerProvider()
-    tracer_provider.add_span_processor(BatchSpanProcessor(spans, max_queue_size=8192))
-    meter_provider = MeterProvider([PeriodicExportingMetricReader(metrics)])
-
+    spans, metrics = make_span_exporter(), make_metric_exporter()
+    tracer_provider, meter_provider = make_providers(spans, metrics)
     sync_client, async_client = make_clients()
     task: Callable[[str], Any] = lambda _name: nullcontext()  # noqa: E731
     flush_tierwise: Callable[[], object] = lambda: None  # noqa: E731
     if variant == "floor":
-        sys.path.insert(0, str(HERE))
         importlib.import_module("floor").install(tracer_provider, meter_provider)
     elif variant == "tierwise":
         import tierwise
@@ -239,36 +99,17 @@ def run_phase(variant: str, phase: str, *, folder: Path, count: int, library: st
     meter_provider.shutdown()
 
 
-def make_clients() -> tuple[Any, Any]:
-    """A sync and an async client whose transport answers at once."""
-    import httpx2
-    from openai import AsyncOpenAI, OpenAI
-
-    bodies = {"json": completion(JSON_REPLY), "text": completion(TEXT_REPLY)}
-    bodies |= {f"stream{n}": stream(n) for n in (200, 400)}
-
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        kind = request.headers["x-reply"]
-        media = "text/event-stream" if kind.startswith("stream") else "application/json"
-        return httpx2.Response(200, content=bodies[kind], headers={"content-type": media, "x-request-id": "req_1"})
-
-    sync_http = httpx2.Client(transport=httpx2.MockTransport(answer))
-    async_http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
-    return OpenAI(api_key="sk-none", http_client=sync_http), AsyncOpenAI(api_key="sk-none", http_client=async_http)
-
-
 def make_phases(sync_client: Any, async_client: Any, task: Callable[[str], Any]) -> dict[str, Callable[[int], None]]:
     """What is measured: each phase makes the number of calls that it is given."""
-    common: dict[str, Any] = {"model": MODEL, "messages": MESSAGES, "temperature": 0.2, "max_tokens": 600}
-    as_json = common | {"response_format": {"type": "json_object"}, "extra_headers": {"x-reply": "json"}}
-    as_text = common | {"extra_headers": {"x-reply": "text"}}
     loop = asyncio.new_event_loop()
 
-    def plain(name: str, request: dict[str, Any]) -> Callable[[int], None]:
+    as_json = request("json")
+
+    def plain(name: str, arguments: dict[str, Any]) -> Callable[[int], None]:
         def run(count: int) -> None:
             for _ in range(count):
                 with task(name):
-                    sync_client.chat.completions.create(**request)
+                    sync_client.chat.completions.create(**arguments)
 
         return run
 
@@ -278,20 +119,19 @@ def make_phases(sync_client: Any, async_client: Any, task: Callable[[str], Any])
                 await async_client.chat.completions.create(**as_json)
 
     def streamed(chunks: int) -> Callable[[int], None]:
-        request = common | {"extra_headers": {"x-reply": f"stream{chunks}"}, "stream": True}
-        request |= {"stream_options": {"include_usage": True}}
+        arguments = request(f"stream{chunks}")
 
         def run(count: int) -> None:
             for _ in range(count):
                 with task("summary"):
-                    for _chunk in sync_client.chat.completions.create(**request):
+                    for _chunk in sync_client.chat.completions.create(**arguments):
                         pass
 
         return run
 
     return {
         "json": plain("extract", as_json),
-        "text": plain("summary", as_text),
+        "text": plain("summary", request("text")),
         "async": lambda count: loop.run_until_complete(concurrently(count)),
         "stream200": streamed(200),
         "stream400": streamed(400),
@@ -358,18 +198,6 @@ def check(variant: str, recorded: Mapping[str, int]) -> None:
 # --- the parent process ------------------------------------------------------------------------------------------
 
 
-def build_counter(folder: Path) -> str | None:
-    """Compile callgrind.c; `None` where valgrind or a compiler is missing."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or shutil.which("valgrind") is None:
-        return None
-    library = folder / "vg.so"
-    done = subprocess.run(
-        [compiler, "-shared", "-fPIC", "-o", str(library), str(HERE / "callgrind.c")], capture_output=True, check=False
-    )
-    return str(library) if done.returncode == 0 else None
-
-
 def measure(variant: str, phase: str, *, root: Path, count: int, library: str | None) -> dict[str, int]:
     """Run one phase of one variant in a process of its own; returns `caller` and `total` in the unit."""
     folder = root / f"{variant}-{phase}"
@@ -377,8 +205,7 @@ def measure(variant: str, phase: str, *, root: Path, count: int, library: str | 
     command = [sys.executable, str(HERE / "overhead.py"), "--variant", variant, "--phase", phase]
     command += ["--folder", str(folder), "--count", str(count)]
     if library:
-        grind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--separate-threads=yes"]
-        command = [*grind, f"--callgrind-out-file={folder}/cg.out", *command, "--library", library]
+        command = [*valgrind_command(folder, separate_threads=True), *command, "--library", library]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "TIERWISE_", "OPENAI_"))}
     done = subprocess.run(
         command, env=clean | {"PYTHONHASHSEED": "0"}, cwd=folder, capture_output=True, text=True, check=False
@@ -387,20 +214,11 @@ def measure(variant: str, phase: str, *, root: Path, count: int, library: str | 
         raise SystemExit(f"{variant}, {phase}: the process failed with {done.returncode}:\n{done.stderr[-4000:]}")
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     check(variant, result["recorded"])
-    return result["figures"] or read_dumps(folder)
-
-
-def read_dumps(folder: Path) -> dict[str, int]:
-    """Sum callgrind's dumps, one file a thread and dump; the first dump of the first thread is the caller's side."""
-    figures = {"caller": 0, "total": 0}
-    for path in sorted(folder.glob("cg.out*")):
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if (totals := re.search(r"^totals: (\d+)", text, re.M)) is None:
-            continue
-        figures["total"] += int(totals[1])
-        if re.search(r"^desc: Trigger: Client Request: calls$", text, re.M):
-            figures["caller"] += int(totals[1])
-    return figures
+    figures: dict[str, int] = result["figures"]
+    if figures:
+        return figures
+    dumps = read_dumps(folder)
+    return {"caller": dumps["calls"], "total": sum(dumps.values())}
 
 
 def summarise(
