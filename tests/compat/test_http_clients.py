@@ -188,11 +188,11 @@ import openai
 sys.meta_path.insert(0, Slow())
 import tierwise
 client = openai.OpenAI(base_url=os.environ["SERVER"], api_key="none", max_retries=0)
-tierwise.instrument(client, store=os.environ["STORE"])
 client.chat.completions.create(model="gpt-5-mini", messages=[])
+tierwise.instrument(client, store=os.environ["STORE"])
 if not hasattr(sys.modules.get("httpx2"), "Client"):
     reached.wait(10)
-for number in range(4):
+for number in range(5):
     client.chat.completions.create(model="gpt-5-mini", messages=[])
 tierwise.force_flush()
 """
