@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,7 +43,7 @@ def summarise(
                 base = per_call(figures[bare], about["plan"]["counted"])
                 yard = above(per_call(figures[floor], about["plan"]["counted"]), base)
                 entry["times_floor"] = ratios(entry["added"], yard, missing)
-        entry["start_ms"] = medians(own.get("start", ()))
+        entry["start_ms"] = best(own.get("start", ()))
         if weighed := own.get("bytes"):
             entry["bytes"] = dict(weighed[-1]) | {"growth": weighed[-1]["late"] - weighed[-1]["early"]}
         entries[label] = entry
@@ -108,9 +107,9 @@ def ratios(
     }
 
 
-def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The median of each figure over the rounds."""
-    return {key: statistics.median(one[key] for one in rounds) for key in (rounds[0] if rounds else ())}
+def best(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The smallest of each figure over the rounds."""
+    return {key: min(one[key] for one in rounds) for key in (rounds[0] if rounds else ())}
 
 
 # --- tables ------------------------------------------------------------------------------------------------------

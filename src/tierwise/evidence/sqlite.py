@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 RETENTION_S: Final = 30 * 86_400
 MAX_BYTES: Final = 1 << 30
 _BUSY_MS: Final = 5_000
+_WRITER_CACHE_KIB: Final = 256
+"""Inside the application; appending needs no more. A reader has the usual two MiB."""
 _PAGE_ROWS: Final = 2_048
 
 
@@ -409,6 +411,8 @@ class SqliteStore:
         try:
             connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
             connection.execute("PRAGMA synchronous = NORMAL")
+            if not self.read_only:
+                connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
         except sqlite3.Error:
             connection.close()
             raise
