@@ -14,7 +14,7 @@ from tierwise.testing import chat_body, chat_chunks
 
 MODEL = "gpt-5-mini-2025-08-07"
 TEXT = "Hello."
-CITY = {"city": "Paris", "celsius": 21}
+CITY: dict[str, Any] = {"city": "Paris", "celsius": 21}
 """The answer to whoever asks for JSON, and the arguments of a tool that takes them."""
 ARGUMENTS = {"weather": {"city": "Paris"}, "final_result": CITY, "City": CITY}
 """The arguments of the tools that are called, by name."""

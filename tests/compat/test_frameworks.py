@@ -182,7 +182,7 @@ class _Agent:
         model_class = agents.OpenAIChatCompletionsModel if kind == "chat" else agents.OpenAIResponsesModel
         model = model_class(model="gpt-5-mini", openai_client=self.client)
 
-        @agents.function_tool
+        @agents.function_tool  # type: ignore[untyped-decorator]
         def weather(city: str) -> str:
             """The weather of a city."""
             return f"21 degrees in {city}"
@@ -252,7 +252,7 @@ class _PydanticAi:
         self.native = pydantic_ai.Agent(model, output_type=pydantic_ai.NativeOutput(City))
         self.tooled = pydantic_ai.Agent(model)
 
-        @self.tooled.tool_plain
+        @self.tooled.tool_plain  # type: ignore[untyped-decorator]
         def weather(city: str) -> str:
             """The weather of a city."""
             return f"21 degrees in {city}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Watching:
 
     def sums(self, name: str, scope: str = "tierwise") -> dict[Any, float]:
         """A metric of an instrumentation by kind of token (or `None`) where it is not 0; of a histogram the sum."""
-        found: dict[Any, float] = Counter()
+        found: defaultdict[Any, float] = defaultdict(float)
         for point in self._points(name, scope):
             attributes = point.attributes or {}
             kind = attributes.get("tierwise.token.kind") or attributes.get("gen_ai.token.type")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -140,3 +142,14 @@ def test_listings_cover_the_catalogue() -> None:
     found = list(catalogue.listings(NOW))
     assert len(found) > 1_000
     assert any(item.model == "gemini-3.5-flash" and item.rates.bands[0].output == float(Decimal(9)) for item in found)
+
+
+def test_no_http_client_is_half_imported_behind_the_application() -> None:
+    """openai 2 looks at `sys.modules["httpx2"]` in each request: it is whole before the background loading begins."""
+    code = (
+        "import sys; from tierwise.pricing import load_price_book\n"
+        "assert 'httpx2' not in sys.modules\n"
+        "book = load_price_book({})\n"
+        "assert sys.modules['httpx2'].Timeout and book.wait(30)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

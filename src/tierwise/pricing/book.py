@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Any, Final
 
 from tierwise.core.cost import KINDS, RateBand, Rates
@@ -42,6 +45,17 @@ def override_rates(prices: Mapping[str, Mapping[str, float]]) -> dict[str, Rates
     return made
 
 
+def _import_http_client() -> None:
+    """Import what the catalogue's package imports, on this thread.
+
+    openai 2 looks at `sys.modules["httpx2"]` in every request: half imported by a thread of ours, it would fail the
+    application's call. openai 3 has it loaded already.
+    """
+    if "httpx2" not in sys.modules:
+        with suppress(ImportError):
+            import_module("httpx2")
+
+
 class CatalogueBook:
     """Implements `core.ports.PriceBook`: overrides of a policy over the genai-prices catalogue.
 
@@ -60,6 +74,7 @@ class CatalogueBook:
         self.missing: dict[tuple[str, str], int] = {}
         """(provider, model) without a known price, and how often it was asked for afresh."""
         if background:
+            _import_http_client()
             threading.Thread(target=self._load, name="tierwise-prices", daemon=True).start()
         else:
             self._load()
