@@ -19,6 +19,7 @@ from tierwise.core.evidence import LATENCY_EDGES_S
 from tierwise.core.outcome import JSON_FORMS, OUTCOMES
 from tierwise.core.route import Canary, Route, RouteTable
 from tierwise.telemetry import open_telemetry, semconv
+from tierwise.telemetry.metrics import metric_table
 
 RELEASED = {
     "gen_ai.client.operation.duration", "gen_ai.client.token.usage", "gen_ai.client.operation.time_to_first_chunk",
@@ -319,3 +320,14 @@ def test_collections_and_threads_lose_nothing(rig, call, points, total):
     assert total(found["tierwise.calls"]) == total(found["tierwise.call.duration"]) == sum(deltas) == 800
     assert rig.telemetry.worker.flush(10.0)
     assert len(rig.sink.rows) == 800
+
+
+def test_a_provider_that_cannot_be_hashed_has_its_table():
+    """Logfire's meter provider is a dataclass without a hash: it gets one table, as any other, and lets go of it."""
+
+    class Unhashable(MeterProvider):
+        __hash__ = None
+
+    provider = Unhashable(shutdown_on_exit=False)
+    assert metric_table(provider) is metric_table(provider)
+    provider.shutdown()

@@ -56,7 +56,8 @@ OPT_IN: Final = "gen_ai_latest_experimental"
 _NO_EXEMPLAR: Final = set_span_in_context(INVALID_SPAN, Context())
 _EMPTY: Final = Context()
 
-_tables: weakref.WeakKeyDictionary[MeterProvider, MetricTable] = weakref.WeakKeyDictionary()
+# By identity: a provider need not be hashable (Logfire's is not).
+_tables: dict[int, tuple[weakref.ref[MeterProvider], MetricTable]] = {}
 _proxy_table: list[MetricTable] = []
 _tables_lock = threading.Lock()
 
@@ -76,12 +77,14 @@ def metric_table(provider: MeterProvider, *, version: str = "", series_limit: in
         proxy = type(provider).__name__ == "_ProxyMeterProvider"
         if _proxy_table and (proxy or provider is current):
             return _proxy_table[0]
-        table = _tables.get(provider)
-        if table is None:
-            table = MetricTable(provider.get_meter(sc.SCOPE, version or None), series_limit=series_limit)
-            _tables[provider] = table
-            if proxy:
-                _proxy_table.append(table)
+        known = _tables.get(id(provider))
+        if known is not None and known[0]() is provider:
+            return known[1]
+        table = MetricTable(provider.get_meter(sc.SCOPE, version or None), series_limit=series_limit)
+        place = id(provider)
+        _tables[place] = (weakref.ref(provider, lambda _: _tables.pop(place, None)), table)
+        if proxy:
+            _proxy_table.append(table)
         return table
 
 
