@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 
 from core.synthetic import hours, row, runs
+from tierwise.core.columns import TaskEvidence
 from tierwise.core.evidence import Evidence, EvidenceRow
 from tierwise.core.guardrails import Minimum, judge
 from tierwise.core.policy import METRICS, GuardrailMetric
@@ -18,7 +19,7 @@ MINIMUM = Minimum(runs=30, buckets=10)
 
 def pool_of(rows: list[EvidenceRow]) -> Pool:
     """The pool of the one candidate."""
-    return select(rows, task="summary", now=10**12).pool("m", None)
+    return select(TaskEvidence.of(rows, "summary"), now=10**12).pool("m", None)
 
 
 def state(metric: str, op: Literal[">=", "<="], limit: float, rows: list[EvidenceRow]) -> GuardrailState:

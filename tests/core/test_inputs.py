@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isfinite
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core.synthetic import after, histogram, hours, policy, rounds, row, runs
+from tierwise.core.columns import TaskEvidence, is_valid
 from tierwise.core.decide import decide
 from tierwise.core.evidence import Evidence, EvidenceRow
-from tierwise.core.inputs import all_valid, hash_inputs, in_order, is_valid
+from tierwise.core.inputs import hash_inputs
 from tierwise.core.pool import select
 from tierwise.core.route import Route
 
@@ -36,21 +38,51 @@ ALMOST = st.tuples(
 
 def digest(rows: list[EvidenceRow]) -> str:
     """The hash of a decision over these rows."""
-    return hash_inputs(in_order(rows), policy("dear", "cheap"), ROUTE, NOW)
+    return hash_inputs(TaskEvidence.of(rows, "summary"), policy("dear", "cheap"), ROUTE, NOW)
 
 
 @given(st.lists(st.one_of(ANY, ALMOST), max_size=4))
-def test_the_quick_look_passes_no_row_that_is_invalid(evidence: list[Evidence]) -> None:
-    """Whenever all rows together pass, each of them does on its own."""
-    if all_valid(evidence):
-        assert all(map(is_valid, evidence))
+def test_only_rows_that_can_be_believed_are_summed(evidence: list[Evidence]) -> None:
+    """Whatever a store holds, what is summed is finite and not negative, and the rest is counted."""
+    found = TaskEvidence.of([row("dear", one, hour=hour) for hour, one in enumerate(evidence)], "summary")
+    assert found.invalid == sum(not is_valid(one) for one in evidence)
+    for series in found.series.values():
+        for name in ("n", "priced", "cost_sum", "latency_sum_s", "outcomes.success", "latency.3"):
+            assert all(isfinite(value) and value >= 0 for value in series.column(name))
 
 
-def test_the_quick_look_passes_ordinary_rows() -> None:
-    """Rows as the stores hold them, feedback and counts above a byte included."""
+def test_a_row_of_feedback_alone_can_be_believed() -> None:
+    """Feedback may take back successes of another bucket; counts may be large, costs unknown."""
     taken_back = Evidence(rejected=2, successes=-2, priced_successes=-2, cost_success_sum=-0.1)
-    assert all_valid([runs(10, 9), runs(1000, 900), Evidence(), taken_back, runs(3, 0, cost=None)])
-    assert all_valid([])
+    assert all(map(is_valid, [runs(10, 9), runs(1000, 900), Evidence(), taken_back, runs(3, 0, cost=None)]))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["dear", "cheap"]), st.integers(0, 3), ANY), max_size=6))
+def test_columns_hold_the_sums_of_the_rows(parts: list[tuple[str, int, Evidence]]) -> None:
+    """Every column adds up to the sum over the believed rows, and each slot appears once."""
+    rows = [row(name, evidence, hour=hour) for name, hour, evidence in parts if is_valid(evidence)]
+    found = TaskEvidence.of(rows, "summary")
+    for name in ("n", "successes", "retried"):
+        assert sum(sum(series.column(name)) for series in found.series.values()) == sum(
+            getattr(one.evidence, name) for one in rows
+        )
+    assert sum(sum(series.column("outcomes.b")) for series in found.series.values()) == sum(
+        one.evidence.outcomes.get("b", 0) for one in rows
+    )
+    for series in found.series.values():
+        assert series.slots == sorted(set(series.slots))
+
+
+def test_appending_is_the_same_as_making_all_at_once() -> None:
+    """A history that grew bucket by bucket gives the same bytes as one read as a whole."""
+    rows = [*hours("dear", runs(9, 8), 12), *hours("cheap", runs(5, 5), 12)]
+    grown = TaskEvidence("summary")
+    for one in sorted(rows, key=lambda one: one.key.bucket):
+        grown.append(one.key, one.evidence)
+    chosen = policy("dear", "cheap")
+    assert decide(grown, chosen, ROUTE, NOW).canonical_bytes() == decide(rows, chosen, ROUTE, NOW).canonical_bytes()
+    with pytest.raises(ValueError, match="order of time"):
+        grown.append(rows[0].key, rows[0].evidence)
 
 
 @pytest.mark.parametrize("field", ["latency", "ttft"])
@@ -103,6 +135,6 @@ def test_buckets_of_a_pool_are_in_order_whatever_the_order_of_rows() -> None:
         row("a", runs(1, 1), session="s1", round_number=2, hour=7),
     ]
     for given_rows in (rows, rows[::-1]):
-        slots = select(given_rows, task="summary", now=NOW).pool("a", "randomised").slots
+        slots = select(TaskEvidence.of(given_rows, "summary"), now=NOW).pool("a", "randomised").slots
         assert list(slots) == sorted(slots)
-        assert len(slots) == len(rows)
+        assert len(set(slots)) == len(slots) == len(rows) - 1  # the last row belongs to a round that is there already

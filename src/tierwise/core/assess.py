@@ -9,23 +9,17 @@ from math import isfinite
 from tierwise.core.call import Grade
 from tierwise.core.compare import Comparison, compare, objective_value
 from tierwise.core.confseq import rate_interval
-from tierwise.core.evidence import Evidence
 from tierwise.core.guardrails import (
-    PRICED,
-    RUNS,
-    SUCCESSES,
     MeanEstimate,
     Minimum,
-    attempts,
     combine,
-    forms_judged,
     judge,
     mean_estimate,
     quantile_of,
     success_share,
 )
 from tierwise.core.policy import GuardrailMetric, TaskPolicy
-from tierwise.core.pool import Pool, Selection
+from tierwise.core.pool import ATTEMPTS, FORMS, PRICED, RUNS, SUCCESSES, TOKENS, Pool, Selection
 from tierwise.core.recommendation import CandidateReport, GuardrailState, Interval
 
 
@@ -68,12 +62,12 @@ class Candidate:
     @property
     def only_errors(self) -> bool:
         """Whether every one of its first attempts ended in an error: there is nothing to price."""
-        return 0 < self.pool.total(attempts) <= self.pool.total(_errors)
+        return 0 < self.pool.total(ATTEMPTS) <= self.pool.total("outcomes.error")
 
     @property
     def without_tokens(self) -> bool:
         """Whether no answer of it said how many tokens it took."""
-        return self.pool.total(_tokens) <= 0
+        return self.pool.total(TOKENS) <= 0
 
     @property
     def success_rate(self) -> float | None:
@@ -138,7 +132,7 @@ def report(candidate: Candidate) -> CandidateReport:
     per_success = mean_estimate("cost_per_success", pool)
     p50, p50_low, p50_high, _ = quantile_of("latency_p50", pool, alpha)
     p95, p95_low, p95_high, _ = quantile_of("latency_p95", pool, alpha)
-    forms = pool.total(forms_judged)
+    forms = pool.total(FORMS)
     comparison = candidate.comparison
     compared = comparison is not None and comparison.enough
     return CandidateReport(
@@ -158,7 +152,7 @@ def report(candidate: Candidate) -> CandidateReport:
         latency_p50_interval_s=Interval(low=p50_low, high=_finite(p50_high)),
         latency_p95_s=_finite(p95),
         latency_p95_interval_s=Interval(low=p95_low, high=_finite(p95_high)),
-        json_valid_rate=pool.total(_plain) / forms if forms else None,
+        json_valid_rate=pool.total("json_forms.plain") / forms if forms else None,
         objective=_objective(candidate),
         gain=None if comparison is None else _finite(comparison.gain.point),
         gain_interval=Interval()
@@ -253,15 +247,3 @@ def _interval(estimate: MeanEstimate | None, alpha: float) -> Interval:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and isfinite(value) else None
-
-
-def _errors(evidence: Evidence) -> float:
-    return evidence.outcomes.get("error", 0)
-
-
-def _tokens(evidence: Evidence) -> float:
-    return sum(evidence.tokens.values())
-
-
-def _plain(evidence: Evidence) -> float:
-    return evidence.json_forms.get("plain", 0)

@@ -14,20 +14,9 @@ from tierwise.core.confseq import (
     smoothed_rate_variance,
     two_arm_variance,
 )
-from tierwise.core.guardrails import (
-    COST,
-    COST_SQ,
-    COST_SUCCESS,
-    PRICED,
-    PRICED_SUCCESSES,
-    RUNS,
-    SUCCESSES,
-    log_cost_variance,
-    quantile_of,
-    success_share,
-)
+from tierwise.core.guardrails import log_cost_variance, quantile_of, success_share
 from tierwise.core.policy import TaskPolicy
-from tierwise.core.pool import Pool
+from tierwise.core.pool import COST, COST_SQ, COST_SUCCESS, PRICED, PRICED_SUCCESSES, RUNS, SUCCESSES, Pool
 from tierwise.core.variance import robust_variance
 
 CLEARLY: Final = 0.5

@@ -8,11 +8,12 @@ from typing import Final
 
 from tierwise.core import wording
 from tierwise.core.assess import Candidate, assess, report
+from tierwise.core.columns import TaskEvidence
 from tierwise.core.evidence import EvidenceRow
 from tierwise.core.incumbent import DAY_S, find_incumbent, grade_of, notes, open_runs
-from tierwise.core.inputs import hash_inputs, in_order
+from tierwise.core.inputs import hash_inputs
 from tierwise.core.policy import WILDCARD, TaskPolicy
-from tierwise.core.pool import sort_out
+from tierwise.core.pool import select
 from tierwise.core.recommendation import Reason, Recommendation, Verdict
 from tierwise.core.route import Route
 from tierwise.core.standing import Case, Standing, about, order, replacement, standing, without_cost
@@ -33,7 +34,9 @@ class _Ruling:
     runs_needed: int = 0
 
 
-def decide(rows: Sequence[EvidenceRow], policy: TaskPolicy, route: Route | None, now: int) -> Recommendation:
+def decide(
+    evidence: TaskEvidence | Sequence[EvidenceRow], policy: TaskPolicy, route: Route | None, now: int
+) -> Recommendation:
     """Recommend a route for one task.
 
     Never raises over what the evidence holds: rows that cannot be believed are left out with a reason. With a policy
@@ -41,22 +44,23 @@ def decide(rows: Sequence[EvidenceRow], policy: TaskPolicy, route: Route | None,
     probability `policy.confidence` per task: challengers share alpha, and so do guardrails times candidates.
 
     Args:
-        rows: evidence of the task in the window; order does not matter, rows of one key are summed.
+        evidence: of the task in the window. Of plain rows the order does not matter, and rows of one key are summed.
         policy: the task's policy.
         route: the task's present route, `None` when it has none: then the current candidate is inferred and a reason
             says how (`incumbent.find_incumbent`).
         now: Unix seconds; hours that have not ended by then are left out.
     """
-    task = _task_of(rows, policy, route)
-    ordered = in_order(rows)
-    selection = sort_out(ordered, task=task, now=now)
+    known = (
+        evidence if isinstance(evidence, TaskEvidence) else TaskEvidence.of(evidence, _task_of(evidence, policy, route))
+    )
+    selection = select(known, now=now, maturity_s=policy.maturity_s, since=None if route is None else route.drifted)
     current, inferred = find_incumbent(selection, policy, route)
     names = tuple(dict.fromkeys((*policy.candidates, *((current,) if current is not None else ()))))
-    input_hash = hash_inputs(ordered, policy, route, now)
+    input_hash = hash_inputs(known, policy, route, now)
     grade = None if current is None else grade_of(selection, names, current)
     remarks = (*((inferred,) if inferred else ()), *notes(selection, policy, current, names, grade))
     if current is None:
-        return _empty(task, policy, now, input_hash, remarks)
+        return _empty(known.task, policy, now, input_hash, remarks)
     incumbent, challengers = assess(selection, policy, names, current, grade)
     case = Case(
         policy=policy,
@@ -66,7 +70,7 @@ def decide(rows: Sequence[EvidenceRow], policy: TaskPolicy, route: Route | None,
         grade=grade,
         incumbent=incumbent,
         challengers=challengers,
-        open_runs=open_runs(selection, names, current) if selection.open_rows else {},
+        open_runs=open_runs(selection, names, current) if selection.open_runs else {},
     )
     return _recommend(case, _rule(case), remarks, input_hash)
 

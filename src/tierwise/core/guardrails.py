@@ -13,8 +13,9 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import repeat
 from math import inf, isfinite, log
-from operator import attrgetter
+from operator import mul, sub
 from typing import Final
 
 from tierwise.core.confseq import (
@@ -29,13 +30,24 @@ from tierwise.core.confseq import (
     runs_until,
     smoothed_rate_variance,
 )
-from tierwise.core.evidence import LATENCY_EDGES_S, Evidence
+from tierwise.core.evidence import LATENCY_EDGES_S
 from tierwise.core.policy import GuardrailMetric
-from tierwise.core.pool import Histogram, Pool
+from tierwise.core.pool import (
+    ATTEMPTS,
+    COST,
+    COST_SQ,
+    COST_SUCCESS,
+    FORMS,
+    JUDGED_BY_USERS,
+    PRICED,
+    PRICED_SUCCESSES,
+    RUNS,
+    SUCCESSES,
+    WELL_FORMED,
+    Pool,
+)
 from tierwise.core.recommendation import GuardrailState, GuardrailStatus
 from tierwise.core.variance import bucket_variance, effective_share, robust_variance
-
-Count = Callable[[Evidence], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +88,7 @@ def judge(rule: GuardrailMetric, pool: Pool, *, alpha: float, minimum: Minimum) 
         numerator, denominator = _RATES[metric]
         return _judge_rate(rule, pool, numerator, denominator, alpha)
     if metric == "success_rate":
-        judged = (_SUCCESS_OUTCOME, attempts) if pool.total(attempts) > 0 else (SUCCESSES, RUNS)
-        return _judge_rate(rule, pool, *judged, alpha)
+        return _judge_rate(rule, pool, *_success_columns(pool), alpha)
     if metric == "check_score":
         return _judge_check_score(rule, pool, alpha)
     if metric in _QUANTILES:
@@ -97,10 +108,10 @@ def mean_estimate(metric: str, pool: Pool) -> MeanEstimate | None:
     A cost per success without a success is infinite.
     """
     if metric == "output_tokens":
-        n, total = pool.total(attempts), pool.total(_output_tokens)
+        n, total = pool.total(ATTEMPTS), pool.total("tokens.output")
         if n <= 0:
             return None
-        totals, counts = _busy(pool.series(_output_tokens), pool.series(attempts))
+        totals, counts = _busy(pool.series("tokens.output"), pool.series(ATTEMPTS))
         return MeanEstimate(value=total / n, variance=bucket_variance(totals, counts), n=n)
     return _cost_estimate(metric, pool) if pool.total(PRICED) > 0 else None
 
@@ -138,24 +149,32 @@ def _log_cost_variance(pool: Pool) -> float:
         cost_success_sum=pool.total(COST_SUCCESS),
     )
     mean, rate = cost / n, (successes + 2.0) / (n + 4.0)
-    counts = pool.series(PRICED)
-    pairs = zip(pool.series(COST), pool.series(PRICED_SUCCESSES), strict=True)
-    totals, counts = _busy([c / mean - s / rate for c, s in pairs], counts)
-    return robust_variance(totals, counts, iid)
+    scaled = map(mul, pool.series(PRICED_SUCCESSES), repeat(mean / rate))
+    totals, counts = _busy(list(map(sub, pool.series(COST), scaled)), pool.series(PRICED))
+    return robust_variance(totals, counts, iid * mean * mean) / (mean * mean)
 
 
 def success_share(pool: Pool) -> float:
     """Effective share of the runs for the success rate."""
-    if "success share" not in pool.memo:
-        pool.memo["success share"] = _success_share(pool)
-    share: float = pool.memo["success share"]
+    return _share(pool, SUCCESSES, RUNS)
+
+
+def _success_columns(pool: Pool) -> tuple[str, str]:
+    """What a success rate of first attempts is read from; of runs where no attempt was counted, or all are the same."""
+    if pool.total(ATTEMPTS) <= 0:
+        return SUCCESSES, RUNS
+    same = pool.series(ATTEMPTS) == pool.series(RUNS) and pool.series("outcomes.success") == pool.series(SUCCESSES)
+    return (SUCCESSES, RUNS) if same else ("outcomes.success", ATTEMPTS)
+
+
+def _share(pool: Pool, numerator: str, denominator: str) -> float:
+    key = ("share", numerator, denominator)
+    if key not in pool.memo:
+        n, hits = pool.total(denominator), max(pool.total(numerator), 0.0)
+        totals, counts = _busy(pool.series(numerator), pool.series(denominator))
+        pool.memo[key] = effective_share(totals, counts, smoothed_rate_variance(min(hits, n), n))
+    share: float = pool.memo[key]
     return share
-
-
-def _success_share(pool: Pool) -> float:
-    n, successes = pool.total(RUNS), max(pool.total(SUCCESSES), 0.0)
-    totals, counts = _busy(pool.series(SUCCESSES), pool.series(RUNS))
-    return effective_share(totals, counts, smoothed_rate_variance(successes, n))
 
 
 def quantile_of(
@@ -177,15 +196,12 @@ def quantile_of(
     return estimate, low, high, share
 
 
-def _judge_rate(
-    rule: GuardrailMetric, pool: Pool, numerator: Count, denominator: Count, alpha: float
-) -> GuardrailState:
+def _judge_rate(rule: GuardrailMetric, pool: Pool, numerator: str, denominator: str, alpha: float) -> GuardrailState:
     n = pool.total(denominator)
     if n <= 0:
         return _unknown(rule)
     hits = min(max(pool.total(numerator), 0.0), n)
-    totals, counts = _busy(pool.series(numerator), pool.series(denominator))
-    share = effective_share(totals, counts, smoothed_rate_variance(hits, n))
+    share = _share(pool, numerator, denominator)
     low, high = rate_interval(hits * share, n * share, alpha)
     state, runs = _rate_state(hits, n, share, rule.limit, rule.op == ">=", alpha, (1.0, 1.0))
     return _state(rule, estimate=hits / n, low=low, high=high, state=state, runs=runs)
@@ -193,12 +209,12 @@ def _judge_rate(
 
 def _judge_check_score(rule: GuardrailMetric, pool: Pool, alpha: float) -> GuardrailState:
     """Scores lie in [0, 1]: the rate sequence holds for their mean. Several checks of a call count as one trial."""
-    scored, total = pool.total(_CHECKS), pool.total(_SCORES)
+    scored, total = pool.total("check_count"), pool.total("check_score_sum")
     if scored <= 0:
         return _unknown(rule)
     mean = min(max(total / scored, 0.0), 1.0)
-    n = min(scored, pool.total(attempts) or scored)
-    totals, counts = _busy(pool.series(_SCORES), pool.series(_CHECKS))
+    n = min(scored, pool.total(ATTEMPTS) or scored)
+    totals, counts = _busy(pool.series("check_score_sum"), pool.series("check_count"))
     share = effective_share(totals, counts, smoothed_rate_variance(mean * scored, scored))
     low, high = rate_interval(mean * n * share, n * share, alpha)
     state, runs = _rate_state(mean * n, n, share, rule.limit, rule.op == ">=", alpha, (1.0, 1.0))
@@ -216,8 +232,8 @@ def _judge_quantile(rule: GuardrailMetric, pool: Pool, alpha: float) -> Guardrai
     estimate, low, high, share = quantile_of(rule.metric, pool, alpha, edge)
     if estimate is None:
         return _unknown(rule)
-    n = sum(pool.at_or_below(which, -1))
-    below = sum(pool.at_or_below(which, index))
+    counts = pool.histogram(which)
+    n, below = sum(counts), sum(counts[: index + 1])
     state, runs = _rate_state(below, n, share, tau, rule.op == "<=", alpha, quantile_prior(tau))
     return replace(_state(rule, estimate=estimate, low=low, high=high, state=state, runs=runs), tested_at=edge)
 
@@ -271,7 +287,7 @@ def _further(decided: Callable[[float], bool], n: float, least: float) -> int | 
     return None if total is None else max(total - int(n), 1)
 
 
-def _share_below(pool: Pool, which: Histogram, index: int) -> float:
+def _share_below(pool: Pool, which: str, index: int) -> float:
     key = ("share below", which, index)
     if key not in pool.memo:
         totals, counts = _busy(pool.at_or_below(which, index), pool.at_or_below(which, -1))
@@ -318,66 +334,22 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and isfinite(value) else None
 
 
-def _outcome(*names: str) -> Count:
-    if len(names) == 1:
-        name = names[0]
-        return lambda e: e.outcomes.get(name, 0)
-    return lambda e: sum(e.outcomes.get(name, 0) for name in names)
-
-
-def _form(name: str) -> Count:
-    return lambda e: e.json_forms.get(name, 0)
-
-
-def forms_judged(evidence: Evidence) -> float:
-    """Answers whose JSON was judged."""
-    return sum(evidence.json_forms.values())
-
-
-def attempts(evidence: Evidence) -> float:
-    """Counted first attempts."""
-    outcomes = evidence.outcomes
-    return sum(outcomes.values()) - outcomes.get("cancelled", 0) - outcomes.get("rejected", 0)
-
-
-def _well_formed(evidence: Evidence) -> float:
-    return attempts(evidence) - _MALFORMED(evidence)
-
-
-def _output_tokens(evidence: Evidence) -> float:
-    return evidence.tokens.get("output", 0)
-
-
-_SUCCESS_OUTCOME: Final = _outcome("success")
-_MALFORMED: Final = _outcome("json_fenced", "json_mismatch", "json_invalid", "tool_arguments_invalid")
-RUNS: Final[Count] = attrgetter("n")
-SUCCESSES: Final[Count] = attrgetter("successes")
-PRICED: Final[Count] = attrgetter("priced")
-PRICED_SUCCESSES: Final[Count] = attrgetter("priced_successes")
-COST: Final[Count] = attrgetter("cost_sum")
-COST_SQ: Final[Count] = attrgetter("cost_sq_sum")
-COST_SUCCESS: Final[Count] = attrgetter("cost_success_sum")
-_CHECKS: Final[Count] = attrgetter("check_count")
-_SCORES: Final[Count] = attrgetter("check_score_sum")
-
-_RATES: Final[dict[str, tuple[Count, Count]]] = {
-    "json_valid_rate": (_form("plain"), forms_judged),
-    "json_fenced_rate": (_form("fenced"), forms_judged),
-    "format_rate": (_well_formed, attempts),
-    "truncation_rate": (_outcome("truncated"), attempts),
-    "empty_rate": (_outcome("empty"), attempts),
-    "error_rate": (_outcome("error"), attempts),
-    "refusal_rate": (_outcome("refused"), attempts),
-    "retry_rate": (lambda e: e.retried, attempts),
-    "escalation_rate": (lambda e: e.escalated, RUNS),
-    "acceptance_rate": (lambda e: e.accepted, lambda e: e.accepted + e.rejected),
+_RATES: Final[dict[str, tuple[str, str]]] = {
+    "json_valid_rate": ("json_forms.plain", FORMS),
+    "json_fenced_rate": ("json_forms.fenced", FORMS),
+    "format_rate": (WELL_FORMED, ATTEMPTS),
+    "truncation_rate": ("outcomes.truncated", ATTEMPTS),
+    "empty_rate": ("outcomes.empty", ATTEMPTS),
+    "error_rate": ("outcomes.error", ATTEMPTS),
+    "refusal_rate": ("outcomes.refused", ATTEMPTS),
+    "retry_rate": ("retried", ATTEMPTS),
+    "escalation_rate": ("escalated", RUNS),
+    "acceptance_rate": ("accepted", JUDGED_BY_USERS),
 }
-_LATENCY: Final[Callable[[Evidence], tuple[int, ...]]] = attrgetter("latency")
-_TTFT: Final[Callable[[Evidence], tuple[int, ...]]] = attrgetter("ttft")
-_QUANTILES: Final[dict[str, tuple[Callable[[Evidence], tuple[int, ...]], float]]] = {
-    "latency_p50": (_LATENCY, 0.5),
-    "latency_p95": (_LATENCY, 0.95),
-    "latency_p99": (_LATENCY, 0.99),
-    "ttft_p50": (_TTFT, 0.5),
-    "ttft_p95": (_TTFT, 0.95),
+_QUANTILES: Final[dict[str, tuple[str, float]]] = {
+    "latency_p50": ("latency", 0.5),
+    "latency_p95": ("latency", 0.95),
+    "latency_p99": ("latency", 0.99),
+    "ttft_p50": ("ttft", 0.5),
+    "ttft_p95": ("ttft", 0.95),
 }

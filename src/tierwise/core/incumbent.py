@@ -7,9 +7,9 @@ from typing import Final
 
 from tierwise.core import wording
 from tierwise.core.call import Grade
-from tierwise.core.evidence import HOUR_S, EvidenceRow
+from tierwise.core.evidence import HOUR_S
 from tierwise.core.policy import TaskPolicy
-from tierwise.core.pool import COMPARED_ARMS, Selection
+from tierwise.core.pool import COMPARED_ARMS, OpenRuns, Selection
 from tierwise.core.recommendation import Reason
 from tierwise.core.route import Route
 
@@ -54,18 +54,16 @@ def find_incumbent(selection: Selection, policy: TaskPolicy, route: Route | None
     return name, Reason(code="incumbent_tie", text=text, candidate=name)
 
 
-def grade_of(
-    selection: Selection, names: Sequence[str], current: str, extra: Sequence[EvidenceRow] = ()
-) -> Grade | None:
+def grade_of(selection: Selection, names: Sequence[str], current: str, extra: Sequence[OpenRuns] = ()) -> Grade | None:
     """What is compared: randomised evidence where the incumbent and another have some, else all there is.
 
     `extra` rows count as if they were in the selection.
     """
-    random = {row.key.candidate for row in extra if _compared(row)}
+    random = {row.candidate for row in extra if _compared(row)}
     random |= {name for name in names if (pool := selection.randomised.get(name)) is not None and pool.live_slots}
     if current in random and len(random) > 1:
         return "randomised"
-    observed = {row.key.candidate for row in extra}
+    observed = {row.candidate for row in extra}
     observed |= {name for name in names if (pool := selection.observed.get(name)) is not None and pool.live_slots}
     if not observed | random:
         return None
@@ -74,16 +72,12 @@ def grade_of(
 
 def open_runs(selection: Selection, names: Sequence[str], current: str) -> dict[str, int]:
     """Runs of hours still open that will count when these have closed, by candidate."""
-    rows = [
-        row
-        for row in selection.open_rows
-        if row.key.candidate in names and row.key.arm != "fallback" and row.evidence.n > 0
-    ]
+    rows = [row for row in selection.open_runs if row.candidate in names and row.arm != "fallback" and row.n > 0]
     if grade_of(selection, names, current, rows) == "randomised":
         rows = [row for row in rows if _compared(row)]
     found: dict[str, int] = {}
     for row in rows:
-        found[row.key.candidate] = found.get(row.key.candidate, 0) + row.evidence.n
+        found[row.candidate] = found.get(row.candidate, 0) + row.n
     return found
 
 
@@ -118,7 +112,7 @@ def notes(
 def _open_notes(selection: Selection, counted: dict[str, int]) -> list[Reason]:
     number, empty = sum(counted.values()), not any(selection.runs.values())
     if number:
-        ends = max(row.key.bucket + HOUR_S for row in selection.open_rows if row.key.candidate in counted)
+        ends = max(row.bucket + HOUR_S for row in selection.open_runs if row.candidate in counted)
         text = (
             f"{wording.runs(number)} of {selection.task} in the hour still open: verdicts count closed hours, "
             f"these runs from {wording.moment(ends)} on."
@@ -144,5 +138,5 @@ def _left_out(selection: Selection, names: Collection[str]) -> list[Reason]:
     return [Reason(code="observational_left_out", text=text)]
 
 
-def _compared(row: EvidenceRow) -> bool:
-    return row.key.grade == "randomised" and row.key.arm in COMPARED_ARMS
+def _compared(row: OpenRuns) -> bool:
+    return row.grade == "randomised" and row.arm in COMPARED_ARMS

@@ -77,6 +77,13 @@ class TaskPolicy:
     apply: Literal["recommend", "auto"] = "recommend"
     explore: float | Literal["adaptive"] = 0.0
     explore_budget_usd_per_day: float | None = None
+    shadow: float = 0.0
+    """Share of the runs whose prompt a challenger gets as well, in the background, as a pair."""
+    shadow_budget_usd_per_day: float | None = None
+    value_of_success_usd: float | None = None
+    """V of the traffic split: what a success is worth; `None`: the cost per success of the next rung."""
+    maturity_s: float = 0.0
+    """Buckets younger than this are not used yet: feedback on them may still come."""
     risk: Risk | None = None
     require_proof: bool = False
     expects: Literal["json", "text"] | None = None

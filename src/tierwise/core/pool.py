@@ -1,91 +1,118 @@
-"""From rows to what a decision looks at: closed buckets of rung 0, latest epochs, one series of evidence per candidate."""
+"""From columns to what a decision looks at: closed buckets of rung 0, latest epochs, one pool per candidate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
-from operator import add, attrgetter
+from itertools import compress
+from operator import add, sub
 from typing import Any, Final
 
 from tierwise.core.call import Grade
-from tierwise.core.evidence import HOUR_S, UNCOUNTED, Evidence, EvidenceRow
-from tierwise.core.inputs import all_valid, in_order, is_valid
-
-Value = Callable[[Evidence], float]
-Histogram = Callable[[Evidence], tuple[int, ...]]
-Slot = tuple[int, str, int]
-"""A bucket's place in time: (start, session, round); a bench round has its session's name and starts at 0."""
+from tierwise.core.columns import Series, Slot, TaskEvidence
+from tierwise.core.evidence import HOUR_S, LATENCY_EDGES_S, UNCOUNTED
 
 COMPARED_ARMS: Final = ("primary", "canary", "explore", "pinned")
 """Arms whose randomised runs compare candidates; shadow and fallback traffic is another kind of traffic."""
 
+RUNS: Final = "n"
+SUCCESSES: Final = "successes"
+PRICED: Final = "priced"
+PRICED_SUCCESSES: Final = "priced_successes"
+COST: Final = "cost_sum"
+COST_SQ: Final = "cost_sq_sum"
+COST_SUCCESS: Final = "cost_success_sum"
+ATTEMPTS: Final = "attempts"
+"""Counted first attempts: cancelled and rejected calls left out."""
+FORMS: Final = "forms"
+"""Answers whose JSON was judged."""
+TOKENS: Final = "tokens"
+WELL_FORMED: Final = "well_formed"
+"""First attempts in the asked-for form."""
+JUDGED_BY_USERS: Final = "judged_by_users"
+MALFORMED: Final = ("json_fenced", "json_mismatch", "json_invalid", "tool_arguments_invalid")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
 class Pool:
-    """Evidence of one candidate in order of time: `slots[i]` is the bucket of `rows[i]`, equal slots are adjacent."""
+    """Evidence of one candidate in order of time: one number a bucket, by the name of what is summed.
 
-    slots: tuple[Slot, ...] = ()
-    rows: tuple[Evidence, ...] = ()
-    memo: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What was worked out of this pool before, by what asked for it: the same few are asked for many times."""
+    Names are those of `columns.Series` and the derived ones above. Nothing that is returned may be changed.
+    """
 
-    def total(self, value: Value) -> float:
-        """Sum of a value over all rows."""
-        key = ("total", value)
+    __slots__ = ("_load", "_names", "memo", "slots")
+
+    def __init__(
+        self, slots: Sequence[Slot] = (), load: Callable[[str], list[float]] | None = None, names: Iterable[str] = ()
+    ) -> None:
+        self.slots = slots
+        self._load = load
+        self._names = frozenset(names)
+        self.memo: dict[object, Any] = {}
+        """What was worked out of this pool before, by what asked for it: the same few are asked for many times."""
+
+    def total(self, name: str) -> float:
+        """Sum over all buckets."""
+        key = ("total", name)
         if key not in self.memo:
-            self.memo[key] = sum(self.series(value))
+            self.memo[key] = sum(self.series(name))
         found: float = self.memo[key]
         return found
 
-    def series(self, value: Value) -> list[float]:
-        """Sums of a value, one per bucket, in order of time; not to be changed."""
-        key = ("series", value)
-        if key not in self.memo:
-            self.memo[key] = self._by_bucket(list(map(value, self.rows)))
-        found: list[float] = self.memo[key]
+    def series(self, name: str) -> list[float]:
+        """One number a bucket, in order of time."""
+        found: list[float] | None = self.memo.get(name)
+        if found is None:
+            derived = _DERIVED.get(name)
+            if derived is not None:
+                found = derived(self)
+            elif name in self._names and self._load is not None:
+                found = self._load(name)
+            else:
+                found = [0] * len(self.slots)
+            self.memo[name] = found
         return found
 
-    def histogram(self, which: Histogram) -> list[int]:
-        """Histogram counts over all rows; empty without any. Not to be changed."""
+    def histogram(self, which: str) -> list[int]:
+        """Histogram counts over all buckets (`latency` or `ttft`); empty without any."""
         key = ("histogram", which)
         if key not in self.memo:
-            self.memo[key] = list(map(sum, self._columns(which)))
+            prefix = f"{which}."
+            counts = [0] * (len(LATENCY_EDGES_S) + 1)
+            for name in self._names:
+                if name.startswith(prefix):
+                    counts[int(name[len(prefix) :])] = int(self.total(name))
+            self.memo[key] = counts if any(counts) else []
         found: list[int] = self.memo[key]
         return found
 
-    def at_or_below(self, which: Histogram, index: int) -> list[float]:
-        """Counts per bucket of what lies at or below an edge of a histogram, in order of time; not to be changed.
-
-        Index -1 counts everything.
-        """
-        key = ("below", which)
+    def at_or_below(self, which: str, index: int) -> list[float]:
+        """Counts per bucket of what lies at or below an edge of a histogram; index -1 counts everything."""
+        key = ("below", which, index)
         if key not in self.memo:
-            sums, below = [0] * len(self.rows), []
-            for total, column in zip(self.histogram(which), self._columns(which), strict=True):
-                if total:
-                    sums = list(map(add, sums, column))
-                below.append(sums)
-            self.memo[key] = below
-        below = self.memo[key]
-        return self._by_bucket(below[index]) if below else self._by_bucket([0] * len(self.rows))
-
-    def _columns(self, which: Histogram) -> list[tuple[int, ...]]:
-        """One column a histogram bucket, one value a row."""
-        key = ("columns", which)
-        if key not in self.memo:
-            counts = list(map(which, self.rows))
-            width = max(map(len, counts), default=0)
-            self.memo[key] = list(zip(*(one or (0,) * width for one in counts), strict=True)) if width else []
-        found: list[tuple[int, ...]] = self.memo[key]
+            used = [one for one, count in enumerate(self.histogram(which)) if count]
+            below = [one for one in used if index < 0 or one <= index]
+            if index < 0 or 2 * len(below) <= len(used):
+                self.memo[key] = self._sum(f"{which}.{one}" for one in below)
+            else:
+                above = self._sum(f"{which}.{one}" for one in used if one > index)
+                self.memo[key] = list(map(sub, self.at_or_below(which, -1), above))
+        found: list[float] = self.memo[key]
         return found
 
     def within(self, slots: frozenset[Slot]) -> Pool:
-        """The rows of the given buckets."""
+        """The given buckets only."""
         if slots.issuperset(self.slots):
             return self
-        kept = [(slot, row) for slot, row in zip(self.slots, self.rows, strict=True) if slot in slots]
-        return Pool(slots=tuple(slot for slot, _ in kept), rows=tuple(row for _, row in kept))
+        mask = [slot in slots for slot in self.slots]
+        return Pool(list(compress(self.slots, mask)), lambda name: list(compress(self.series(name), mask)), self._names)
+
+    def since(self, start_s: int) -> Pool:
+        """The hours that began at `start_s` or later."""
+        first = bisect_left(self.slots, (start_s,))
+        if first == 0:
+            return self
+        return Pool(self.slots[first:], lambda name: self.series(name)[first:], self._names)
 
     @property
     def buckets(self) -> int:
@@ -96,29 +123,114 @@ class Pool:
     def live_slots(self) -> frozenset[Slot]:
         """Buckets in which the candidate has runs."""
         if "live" not in self.memo:
-            self.memo["live"] = frozenset(slot for slot, row in zip(self.slots, self.rows, strict=True) if row.n > 0)
+            self.memo["live"] = frozenset(compress(self.slots, self.series(RUNS)))
         found: frozenset[Slot] = self.memo["live"]
         return found
 
-    def _by_bucket(self, values: list[float] | list[int]) -> list[float]:
-        """Values of rows summed up by bucket: several rows may share one."""
-        if "distinct" not in self.memo:
-            self.memo["distinct"] = len(set(self.slots)) == len(self.slots)
-        if self.memo["distinct"]:
-            return values  # type: ignore[return-value]
-        sums: dict[Slot, float] = {}
-        for slot, one in zip(self.slots, values, strict=True):
-            sums[slot] = sums[slot] + one if slot in sums else one
-        return list(sums.values())
+    def _sum(self, names: Iterable[str]) -> list[float]:
+        found: list[float] | None = None
+        for name in names:
+            column = self.series(name)
+            found = column if found is None else list(map(add, found, column))
+        return [0] * len(self.slots) if found is None else found
+
+    def _named(self, prefix: str, without: Sequence[str] = ()) -> list[float]:
+        """Sum of the columns of a mapping."""
+        return self._sum(
+            name for name in sorted(self._names) if name.startswith(prefix) and name[len(prefix) :] not in without
+        )
+
+
+def _well_formed(pool: Pool) -> list[float]:
+    bad = pool._sum(f"outcomes.{name}" for name in MALFORMED)
+    return list(map(sub, pool.series(ATTEMPTS), bad))
+
+
+_DERIVED: Final[Mapping[str, Callable[[Pool], list[float]]]] = {
+    ATTEMPTS: lambda pool: pool._named("outcomes.", UNCOUNTED),
+    FORMS: lambda pool: pool._named("json_forms."),
+    TOKENS: lambda pool: pool._named("tokens."),
+    WELL_FORMED: _well_formed,
+    JUDGED_BY_USERS: lambda pool: list(map(add, pool.series("accepted"), pool.series("rejected"))),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of one series: the slots from `low` up to `high`."""
+
+    series: Series
+    low: int
+    high: int
+
+    def column(self, name: str) -> list[float]:
+        """One column of the stretch."""
+        column = self.series.column(name)
+        return column if self.low == 0 and self.high == len(column) else column[self.low : self.high]
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The slots of the stretch."""
+        slots = self.series.slots
+        return slots if self.low == 0 and self.high == len(slots) else slots[self.low : self.high]
+
+    def runs(self) -> int:
+        """Runs in the stretch."""
+        return int(sum(self.column(RUNS)))
+
+    def since(self, start_s: int) -> Part:
+        """The stretch from an hour on."""
+        first = bisect_left(self.series.buckets, start_s)
+        return Part(self.series, min(max(first, self.low), self.high), self.high)
+
+
+def pool_of(parts: Sequence[Part]) -> Pool:
+    """One pool of several stretches, bucket by bucket."""
+    parts = [part for part in parts if part.high > part.low]
+    if not parts:
+        return EMPTY_POOL
+    if len(parts) == 1:
+        only = parts[0]
+        return Pool(only.slots, only.column, only.series.names)
+    slots = sorted(set().union(*(part.slots for part in parts)))
+    places = {slot: place for place, slot in enumerate(slots)}
+    wheres = [[places[slot] for slot in part.slots] for part in parts]
+
+    def load(name: str) -> list[float]:
+        sums: list[float] = [0] * len(slots)
+        for part, where in zip(parts, wheres, strict=True):
+            for place, value in zip(where, part.column(name), strict=True):
+                sums[place] += value
+        return sums
+
+    return Pool(slots, load, frozenset().union(*(part.series.names for part in parts)))
+
+
+EMPTY_POOL: Final = Pool()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRuns:
+    """Runs of one identity in a bucket that does not count yet; `bucket` in Unix seconds."""
+
+    candidate: str
+    arm: str
+    grade: Grade
+    bucket: int
+    n: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The rows of one task, sorted out. `randomised` and `observed` hold a candidate's latest epoch only."""
+    """The evidence of one task, sorted out. `randomised` and `observed` hold a candidate's latest epoch only."""
 
     task: str
     randomised: dict[str, Pool] = field(default_factory=dict)
     observed: dict[str, Pool] = field(default_factory=dict)
+    both: dict[str, Pool] = field(default_factory=dict)
+    """`randomised` and `observed` together."""
+    shadow: dict[str, Pool] = field(default_factory=dict)
+    """Randomised runs whose answer nobody used."""
     epochs: dict[str, str] = field(default_factory=dict)
     older: dict[str, int] = field(default_factory=dict)
     """Runs of older epochs that were left out, by candidate."""
@@ -130,8 +242,8 @@ class Selection:
     """(runs, start of the first bucket with one) of a candidate in the window, hours still open included."""
     invalid: int = 0
     foreign: int = 0
-    open_rows: tuple[EvidenceRow, ...] = ()
-    """Rows of hours that are still open."""
+    open_runs: tuple[OpenRuns, ...] = ()
+    """Runs of hours that are still open, or too young for late feedback."""
     live_runs: int = 0
     """Runs of live traffic in closed hours, shadow runs left out."""
     live_span_s: int = 0
@@ -146,166 +258,148 @@ class Selection:
 
     def pool(self, candidate: str, grade: Grade | None) -> Pool:
         """A candidate's evidence: randomised alone, or everything there is."""
-        if grade == "randomised":
-            return self.randomised.get(candidate, EMPTY_POOL)
-        return merge_pools(self.randomised.get(candidate), self.observed.get(candidate))
+        return (self.randomised if grade == "randomised" else self.both).get(candidate, EMPTY_POOL)
 
 
-EMPTY_POOL: Final = Pool()
-_EPOCH = attrgetter("key.epoch")
+def select(
+    evidence: TaskEvidence, *, now: int, maturity_s: float = 0.0, since: Mapping[str, int] | None = None
+) -> Selection:
+    """Sort out the evidence of a task: drop what is open, immature or escalated, keep each candidate's latest epoch.
 
-
-def select(rows: Iterable[EvidenceRow], *, task: str, now: int) -> Selection:
-    """Sort out the rows of a task: drop what is invalid, open or escalated, keep each candidate's latest epoch.
-
-    An hour is closed when it ended at or before `now` (Unix seconds); a bench round is closed as written.
+    An hour is closed when it ended at or before `now` (Unix seconds), and counts `maturity_s` later; a bench round is
+    closed as written. `since` names, by candidate, the start of the first hour that counts: it drifted before.
     """
-    return sort_out(in_order(rows), task=task, now=now)
-
-
-def sort_out(ordered: Sequence[EvidenceRow], *, task: str, now: int) -> Selection:
-    """`select` over rows that are in order already."""
-    invalid = foreign = 0
-    by_candidate: dict[str, list[EvidenceRow]] = {}
-    still_open: list[EvidenceRow] = []
-    valid, open_from = all_valid([row.evidence for row in ordered]), now - HOUR_S
-    for row in ordered:
-        key = row.key
-        if key.task != task:
-            foreign += 1
-        elif not valid and not is_valid(row.evidence):
-            invalid += 1
-        elif key.rung != 0:
-            continue
-        elif key.bucket > open_from and key.round < 0:
-            still_open.append(row)
-        else:
-            by_candidate.setdefault(key.candidate, []).append(row)
+    ends = now - HOUR_S - int(maturity_s)
+    by_candidate: dict[str, list[tuple[str, str, Grade, Part]]] = {}
+    still_open: list[OpenRuns] = []
     tally = _Tally()
-    for row in chain(*by_candidate.values()):
-        tally.add(row)
-    live_runs, live_span_s = tally.live_runs, tally.last - tally.first + HOUR_S if tally.live_runs else 0
-    for row in still_open:
-        tally.use(row)
+    for (candidate, epoch, arm, rung, grade, session), series in evidence.of_candidates():
+        if rung != 0 or not len(series):
+            continue
+        live = series.slots[0][2] < 0
+        high = bisect_left(series.slots, (ends + 1,)) if live else len(series)
+        part = Part(series, 0, high)
+        tally.add(candidate, arm, grade, session if not live else "", part, live=live)
+        if high:
+            by_candidate.setdefault(candidate, []).append((epoch, arm, grade, part))  # type: ignore[arg-type]
+        if high < len(series):
+            numbers = series.column(RUNS)
+            for place in range(high, len(series)):
+                start, n = series.slots[place][0], int(numbers[place])
+                still_open.append(OpenRuns(candidate=candidate, arm=arm, grade=grade, bucket=start, n=n))  # type: ignore[arg-type]
+                if n > 0:
+                    tally.use(candidate, n, start)
     selection = Selection(
-        task=task,
-        invalid=invalid,
-        foreign=foreign,
-        open_rows=tuple(still_open),
-        live_runs=live_runs,
-        live_span_s=live_span_s,
+        task=evidence.task,
+        invalid=evidence.invalid,
+        foreign=evidence.foreign,
+        open_runs=tuple(still_open),
+        live_runs=tally.live_runs,
+        live_span_s=tally.last - tally.first + HOUR_S if tally.live_runs else 0,
         usage=tally.usage,
         sessions=frozenset(tally.sessions),
-        runs={name: sum(row.evidence.n for row in rows) for name, rows in by_candidate.items()},
+        runs=tally.runs,
     )
     for name, mine in by_candidate.items():
-        _split(selection, name, _by_slot(mine))
+        _split(selection, name, mine, (since or {}).get(name))
     return selection
 
 
 class _Tally:
-    """Running sums over the rows of a task."""
+    """Running sums over the closed buckets of a task."""
 
     def __init__(self) -> None:
         self.usage: dict[str, tuple[int, int]] = {}
+        self.runs: dict[str, int] = {}
         self.sessions: set[str] = set()
         self.live_runs = 0
         self.first, self.last = 1 << 62, 0
 
-    def use(self, row: EvidenceRow) -> None:
-        """Count a row of any hour."""
-        key, n = row.key, row.evidence.n
-        if n > 0:
-            runs, first = self.usage.get(key.candidate, (0, key.bucket))
-            self.usage[key.candidate] = runs + n, first if first <= key.bucket else key.bucket
+    def use(self, candidate: str, n: int, start: int) -> None:
+        """Count runs of any hour."""
+        runs, first = self.usage.get(candidate, (0, start))
+        self.usage[candidate] = runs + n, min(first, start)
 
-    def add(self, row: EvidenceRow) -> None:
-        """Count a row of a closed bucket."""
-        key, n = row.key, row.evidence.n
-        if n <= 0:
+    def add(self, candidate: str, arm: str, grade: str, session: str, part: Part, *, live: bool) -> None:
+        """Count a stretch of closed buckets."""
+        numbers = part.column(RUNS)
+        runs = int(sum(numbers))
+        if part.high:
+            self.runs[candidate] = self.runs.get(candidate, 0) + runs
+        if runs <= 0:
             return
-        self.use(row)
-        if key.grade == "randomised":
-            self.sessions.add(key.session)
-        if key.round < 0 and key.arm != "shadow":
-            self.live_runs += n
-            self.first, self.last = min(self.first, key.bucket), max(self.last, key.bucket)
+        busy = list(compress(part.series.buckets, numbers))
+        first, last = busy[0], busy[-1]
+        self.use(candidate, runs, first)
+        if grade == "randomised":
+            self.sessions.add(session)
+        if live and arm != "shadow":
+            self.live_runs += runs
+            self.first, self.last = min(self.first, first), max(self.last, last)
 
 
-def _split(selection: Selection, name: str, mine: Sequence[EvidenceRow]) -> None:
-    """Put a candidate's rows of its latest epoch where they belong."""
+def _split(selection: Selection, name: str, mine: Sequence[tuple[str, str, Grade, Part]], since: int | None) -> None:
+    """Put a candidate's stretches of its latest epoch where they belong."""
     epoch, current = _latest_epoch(mine)
+    if since is not None:
+        current = [(arm, grade, part.since(since)) for arm, grade, part in current]
     selection.epochs[name] = epoch
-    left_out = selection.runs[name] - sum(row.evidence.n for row in current)
+    left_out = selection.runs[name] - sum(part.runs() for _, _, part in current)
     if left_out > 0:
         selection.older[name] = left_out
-    random, other = [], []
-    for row in current:
-        key = row.key
-        if key.grade == "randomised" and key.arm in COMPARED_ARMS:
-            random.append(row)
-        elif key.arm != "fallback":
-            other.append(row)
+    random, other, shadow, chosen = [], [], [], 0
+    for arm, grade, part in current:
+        if grade == "randomised" and arm in COMPARED_ARMS:
+            random.append(part)
+        elif arm != "fallback":
+            other.append(part)
+            chosen += part.runs() if grade == "observational" else 0
+            if arm == "shadow":
+                shadow.append(part)
     if random:
-        selection.randomised[name] = _pool(random)
+        selection.randomised[name] = pool_of(random)
     if other:
-        selection.observed[name] = _pool(other)
-        selection.chosen[name] = sum(row.evidence.n for row in other if row.key.grade == "observational")
+        selection.observed[name] = pool_of(other)
+        selection.chosen[name] = chosen
+    if shadow:
+        selection.shadow[name] = pool_of(shadow)
+    both = [*random, *other]
+    if both:
+        known = selection.randomised if not other else selection.observed if not random else None
+        selection.both[name] = pool_of(both) if known is None else known[name]
 
 
-def _by_slot(rows: list[EvidenceRow]) -> list[EvidenceRow]:
-    """Bench rounds first, by session and round, then the hours."""
-    bench = [row for row in rows if row.key.round >= 0]
-    if not bench:
-        return rows
-    bench.sort(key=_slot)
-    return bench + [row for row in rows if row.key.round < 0]
-
-
-def merge_pools(first: Pool | None, second: Pool | None) -> Pool:
-    """Both pools' rows in order of time."""
-    if first is None or second is None:
-        return first or second or EMPTY_POOL
-    pairs = sorted(
-        zip(first.slots + second.slots, first.rows + second.rows, strict=True),
-        key=lambda pair: pair[0],
-    )
-    return Pool(slots=tuple(slot for slot, _ in pairs), rows=tuple(row for _, row in pairs))
-
-
-def _slot(row: EvidenceRow) -> Slot:
-    key = row.key
-    return (key.bucket, "", -1) if key.round < 0 else (0, key.session, key.round)
-
-
-def _pool(rows: Sequence[EvidenceRow]) -> Pool:
-    return Pool(slots=tuple(map(_slot, rows)), rows=tuple([row.evidence for row in rows]))
-
-
-def _latest_epoch(rows: Sequence[EvidenceRow]) -> tuple[str, list[EvidenceRow]]:
-    """The epoch that was seen last, with its rows and the failures of unknown identity since it began.
+def _latest_epoch(mine: Sequence[tuple[str, str, Grade, Part]]) -> tuple[str, list[tuple[str, Grade, Part]]]:
+    """The epoch that was seen last, with its stretches and the failures of unknown identity since it began.
 
     A call that failed before an answer names no model: an epoch of nothing but errors is no epoch of its own.
     """
-    epochs = set(map(_EPOCH, rows))
+    epochs = {epoch for epoch, _, _, _ in mine}
     if len(epochs) == 1:
-        return epochs.pop(), list(rows)
+        return epochs.pop(), [(arm, grade, part) for _, arm, grade, part in mine]
     seen: dict[str, tuple[int, int]] = {}
     named: set[str] = set()
-    for row in rows:
-        epoch, start = row.key.epoch, row.key.bucket
-        first, last = seen.get(epoch, (start, start))
-        seen[epoch] = min(first, start), max(last, start)
-        if epoch and epoch not in named and not _only_errors(row.evidence):
+    for epoch, _, _, part in mine:
+        start, end = part.series.buckets[part.low], part.series.buckets[part.high - 1]
+        first, last = seen.get(epoch, (start, end))
+        seen[epoch] = min(first, start), max(last, end)
+        if epoch and not _only_errors(part):
             named.add(epoch)
     if not named:
-        return max(seen), list(rows)
+        return max(seen), [(arm, grade, part) for _, arm, grade, part in mine]
     latest = max(named, key=lambda epoch: (seen[epoch][1], seen[epoch][0], epoch))
     since = seen[latest][0]
     return latest, [
-        row for row in rows if row.key.epoch == latest or (row.key.epoch not in named and row.key.bucket >= since)
+        (arm, grade, part if epoch == latest else part.since(since))
+        for epoch, arm, grade, part in mine
+        if epoch == latest or epoch not in named
     ]
 
 
-def _only_errors(evidence: Evidence) -> bool:
-    return bool(evidence.outcomes) and all(name == "error" or name in UNCOUNTED for name in evidence.outcomes)
+def _only_errors(part: Part) -> bool:
+    names = [name for name in part.series.names if name.startswith("outcomes.")]
+    return bool(names) and not any(
+        any(part.column(name))
+        for name in names
+        if name != "outcomes.error" and name.removeprefix("outcomes.") not in UNCOUNTED
+    )

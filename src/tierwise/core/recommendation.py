@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from math import isfinite
 from typing import Final, Literal
 
 from tierwise.core.call import Grade
+from tierwise.core.route import Route
 
 Verdict = Literal["KEEP", "PROMOTE", "TRIAL", "INSUFFICIENT", "HOLD", "ROLLBACK"]
+Action = Literal["none", "pin", "promote", "trial", "stage", "rollback", "traffic"]
 GuardrailStatus = Literal["refuted", "proven", "holding", "failing", "unknown"]
 
 VERDICTS: Final[tuple[Verdict, ...]] = ("KEEP", "PROMOTE", "TRIAL", "INSUFFICIENT", "HOLD", "ROLLBACK")
@@ -113,6 +115,12 @@ class Recommendation:
     confidence: float
     at: int
     input_hash: str
+    traffic: Mapping[str, float] = field(default_factory=dict)
+    """Propensity of each candidate on rung 0 for what comes; sums to 1."""
+    action: Action = "none"
+    """What applying the decision automatically does to the route."""
+    after: Route | None = None
+    """The route when the decision is applied automatically; the present one where `action` is `none`."""
 
     def to_json(self) -> dict[str, object]:
         """A JSON document: floats at 10 significant digits, `null` for what is infinite or unknown."""

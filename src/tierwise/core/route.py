@@ -31,6 +31,14 @@ class Route:
     """Failed challengers and the time until which each is left alone."""
     propensities: Mapping[str, float] = field(default_factory=dict)
     epochs: Mapping[str, str] = field(default_factory=dict)
+    drifted: Mapping[str, int] = field(default_factory=dict)
+    """Candidates that drifted, and the start of the first bucket that counts since."""
+    primary_drifted_at: int = 0
+    """Start of the bucket in which the primary's drift was noticed; 0: never."""
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    """Candidates that exploring has given up, and the epoch of each when it did."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Challengers whose canary failed, and the epoch of each: barred while it is the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
-from math import isqrt
+from itertools import accumulate, repeat
+from math import hypot, isqrt
 from operator import mul, sub
 from typing import Final
 
@@ -56,13 +56,12 @@ def _residuals(totals: Sequence[float], counts: Sequence[float]) -> tuple[list[f
     if len(totals) < MIN_CLUSTERS or n <= 0:
         return None, n
     mean = sum(totals) / n
-    return [total - count * mean for total, count in zip(totals, counts, strict=True)], n
+    return list(map(sub, totals, map(mul, counts, repeat(mean)))), n
 
 
 def _cluster(residuals: Sequence[float], n: float) -> float:
     buckets = len(residuals)
-    squares: float = sum(map(mul, residuals, residuals))
-    return squares / n * buckets / (buckets - 1)
+    return hypot(*residuals) ** 2 / n * buckets / (buckets - 1)
 
 
 def _bartlett(residuals: list[float], n: float) -> float | None:
@@ -74,5 +73,4 @@ def _bartlett(residuals: list[float], n: float) -> float | None:
     ends = sums[1:] + [sums[-1]] * (width - 1)
     starts = [0.0] * (width - 1) + sums[:-1]
     moving = list(map(sub, ends, starts))
-    squares: float = sum(map(mul, moving, moving))
-    return squares / width / n * buckets / (buckets - 1)
+    return hypot(*moving) ** 2 / width / n * buckets / (buckets - 1)
