@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tierwise.config.settings import Settings, read_settings
 from tierwise.core.errors import StoreError
 from tierwise.core.policy import Policy
+from tierwise.core.records import dataclass
 from tierwise.instrument import everywhere, stainless
 from tierwise.instrument.checks import checks_for
 from tierwise.instrument.context import bench_round

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from tierwise.core.call import Call, Content, Request, Run, TaskContext
 from tierwise.core.cost import Rates
 from tierwise.core.policy import Policy
 from tierwise.core.ports import PriceLater
+from tierwise.core.records import dataclass
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ import pickle
 import pytest
 
 from tierwise.core.call import Answer, Call, Request, TaskContext, Usage, make_call, make_request, make_usage
-from tierwise.core.records import quick
+from tierwise.core.records import dataclass, quick
 
 
 def test_a_quick_record_is_frozen_equal_and_replaceable() -> None:
@@ -62,3 +62,49 @@ def test_what_a_maker_makes_is_what_the_class_makes() -> None:
     names = [field.name for field in dataclasses.fields(Call)]
     values = {name: object() for name in names}
     assert make_call(*values.values()) == Call(**values)  # type: ignore[arg-type]
+
+
+def test_a_record_is_a_dataclass_in_all_that_matters() -> None:
+    """Defaults, factories, positions, equality, order, hash, repr, replace, pickle and refusals are those of dataclasses."""
+    for decorate in (dataclass, dataclasses.dataclass):
+
+        @decorate(frozen=True, slots=True, order=True)
+        class Point:
+            x: int
+            y: int = 2
+            names: tuple[str, ...] = dataclasses.field(default_factory=lambda: ("a",), compare=False, repr=False)
+            made: list[int] = dataclasses.field(default_factory=list, init=False, compare=False)
+
+        one = Point(1)
+        assert one == Point(1, 2, ("b",)) != Point(1, 3)
+        assert (one < Point(2), one <= Point(1), one > Point(0), one >= Point(2)) == (True, True, True, False)
+        assert hash(one) == hash(Point(1, names=()))
+        assert repr(one).endswith("Point(x=1, y=2, made=[])")
+        assert one.made is not Point(1).made
+        assert dataclasses.replace(one, y=5).y == 5
+        assert dataclasses.asdict(one)["names"] == ("a",)
+        assert copy.deepcopy(one) == one
+        assert one.__eq__(object()) is NotImplemented
+        for change in (lambda one: setattr(one, "x", 3), lambda one: delattr(one, "x")):
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                change(one)
+        with pytest.raises(TypeError):
+            Point()  # type: ignore[call-arg]
+        with pytest.raises(TypeError):
+            one < 3  # type: ignore[operator]  # noqa: B015
+
+
+def test_a_record_that_is_not_frozen_can_change() -> None:
+    """Plain slotted records take assignments, have no hash and no other attributes."""
+
+    @dataclass(slots=True, kw_only=True)
+    class Sum:
+        n: int = 0
+
+    one = Sum(n=3)
+    one.n += 1
+    assert one == Sum(n=4)
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(one)
+    with pytest.raises(AttributeError):
+        one.other = 1  # type: ignore[attr-defined]

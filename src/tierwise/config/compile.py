@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -25,6 +25,7 @@ from tierwise.core.policy import (
     Review,
     TaskPolicy,
 )
+from tierwise.core.records import dataclass
 
 AUTO_CONFIDENCE: Final = 0.99
 """Confidence of tasks with `apply: auto` that do not state one."""
@@ -119,13 +120,17 @@ class Compiler:
             guardrails=self._guardrails(loc, task, expects),
             confidence=self._confidence(loc, task, apply),
             min_improvement=self._pick(task, "min_improvement", 0.05),
-            margin=self._pick(task, "margin", 0.05),
+            margin=self._pick(task, "margin", 1.0 if objective is not None and objective.kind == "loss" else 0.05),
             min_runs=self._pick(task, "min_runs", 30),
             min_buckets=self._pick(task, "min_buckets", 10),
             cooldown_s=self._pick(task, "cooldown", 12 * 3600.0),
             apply=apply,
             explore=self._explore(loc, task),
             explore_budget_usd_per_day=self._pick(task, "explore_budget_usd_per_day", None),
+            shadow=0.0 if task.risk == "high" else self._pick(task, "shadow", 0.0),
+            shadow_budget_usd_per_day=self._pick(task, "shadow_budget_usd_per_day", None),
+            value_of_success_usd=self._pick(task, "value_of_success", None),
+            maturity_s=self._pick(task, "maturity", 0.0),
             risk=task.risk,
             require_proof=self._pick(task, "require_proof", False),
             expects=expects,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tierwise.config.yamlfile import Finding, Loc, Tree, parse, read_text
 from tierwise.core.errors import ConfigError
 from tierwise.core.policy import Policy
+from tierwise.core.records import dataclass
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

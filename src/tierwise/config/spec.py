@@ -181,7 +181,8 @@ class Common(Spec):
     min_improvement: Share | None = None
     """The smallest gain in the objective worth a change; default 5%."""
     margin: Share | None = None
-    """Success may be at most this much worse than the incumbent's; default 5%."""
+    """Success may be at most this much worse than the incumbent's; default 5%, and no limit with the objective `loss`,
+    which says itself what a success is worth."""
     min_runs: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Runs per candidate below which asymptotic tests say nothing; default 30."""
     min_buckets: Annotated[int, Field(ge=1, le=10_000)] | None = None
@@ -194,6 +195,15 @@ class Common(Spec):
     """Share of the traffic for challengers (0% to 100%), or `adaptive`; default 0%."""
     explore_budget_usd_per_day: Positive | None = None
     """What exploring may cost more than the primary, USD a day."""
+    value_of_success: Positive | None = None
+    """What a successful run is worth, USD: weighs cost against success where traffic is split; default the cost per
+    success of the next candidate."""
+    shadow: Share | None = None
+    """Share of the runs whose prompt a challenger gets as well, in the background, to be compared in pairs."""
+    shadow_budget_usd_per_day: Positive | None = None
+    """What shadow runs may cost, USD a day."""
+    maturity: Duration | None = None
+    """How long after its end an hour counts: as long as feedback on its runs may still come; default 0s."""
     require_proof: bool | None = None
     """Guardrails must be proven, not only hold."""
     check_threshold: Annotated[float, Field(ge=0, le=1)] | None = None

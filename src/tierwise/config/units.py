@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from tierwise.core.records import dataclass
 
 _NUMBER: Final = r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE]([-+]?[0-9]{1,3}))?"
 _PERCENT: Final = re.compile(rf"{_NUMBER}\s*%")

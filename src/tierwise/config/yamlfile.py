@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from tierwise.core.errors import ConfigError
+from tierwise.core.records import dataclass
 
 Loc = tuple[str | int, ...]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import isfinite
 
 from tierwise.core.call import Grade
@@ -21,6 +20,7 @@ from tierwise.core.guardrails import (
 from tierwise.core.policy import GuardrailMetric, TaskPolicy
 from tierwise.core.pool import ATTEMPTS, FORMS, PRICED, RUNS, SUCCESSES, TOKENS, Pool, Selection
 from tierwise.core.recommendation import CandidateReport, GuardrailState, Interval
+from tierwise.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Literal
 
 from tierwise.core.cost import Cost
-from tierwise.core.records import maker, quick
+from tierwise.core.records import dataclass, maker, quick
 
 Arm = Literal["primary", "canary", "explore", "shadow", "fallback", "pinned"]
 Grade = Literal["randomised", "observational"]

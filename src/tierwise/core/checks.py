@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tierwise.core.call import CheckResult
 from tierwise.core.jsonform import ABSENT, parse_or_absent
+from tierwise.core.records import dataclass
 
 if TYPE_CHECKING:
     from tierwise.core.ports import CompileSchema, ParseJson, SchemaCheck

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import exp, inf, log
+from math import exp, inf, log, sqrt
 from typing import Final
 
 from tierwise.core.confseq import (
@@ -17,6 +16,7 @@ from tierwise.core.confseq import (
 from tierwise.core.guardrails import log_cost_variance, quantile_of, success_share
 from tierwise.core.policy import TaskPolicy
 from tierwise.core.pool import COST, COST_SQ, COST_SUCCESS, PRICED, PRICED_SUCCESSES, RUNS, SUCCESSES, Pool
+from tierwise.core.records import dataclass
 from tierwise.core.variance import robust_variance
 
 CLEARLY: Final = 0.5
@@ -103,6 +103,41 @@ def compare(incumbent: Pool, challenger: Pool, policy: TaskPolicy, *, alpha: flo
         inferior=high < -policy.margin or a.exceeds(b, policy.margin, alpha),
         runs_more=_runs_more(a, b, gain, width_at, policy, alpha, buckets),
     )
+
+
+def gain_and_error(  # noqa: PLR0911 - a return a case
+    incumbent: Pool, challenger: Pool, policy: TaskPolicy
+) -> tuple[float | None, float]:
+    """The gain and its standard error for one look; (`None`, inf) where there is none to tell.
+
+    On the scale on which it is about normal: the logarithm for a cost per success, else the objective's own. A latency
+    counts as worse (-3 at an error of 1) when the two intervals at 5 % are disjoint that way.
+    """
+    kind = policy.objective.kind
+    a, b = _Arm.of(incumbent), _Arm.of(challenger)
+    if kind == "success_rate":
+        return b.rate - a.rate, sqrt(a.variance / a.n + b.variance / b.n)
+    if kind in ("latency_p50", "latency_p95"):
+        return (-3.0, 1.0) if _latency_gain(kind, incumbent, challenger, 0.05).high < 0 else (0.0, 1.0)
+    n_i, n_c = incumbent.total(PRICED), challenger.total(PRICED)
+    if n_i <= 0 or n_c <= 0:
+        return None, inf
+    if kind == "loss":
+        value = policy.objective.value_of_success_usd
+        if value is None:
+            return None, inf
+        (mean_i, v_i), (mean_c, v_c) = _loss(incumbent, value), _loss(challenger, value)
+        return mean_i - mean_c, sqrt(v_i / n_i + v_c / n_c)
+    c_i, c_c = incumbent.total(COST), challenger.total(COST)
+    s_i, s_c = incumbent.total(PRICED_SUCCESSES), challenger.total(PRICED_SUCCESSES)
+    if s_c <= 0:
+        return (None, inf) if s_i > 0 else (0.0, inf)
+    if s_i <= 0 or c_c <= 0:
+        return inf, 1.0
+    if c_i <= 0:
+        return None, inf
+    error = sqrt(log_cost_variance(incumbent) / n_i + log_cost_variance(challenger) / n_c)
+    return log(c_i / s_i) - log(c_c / s_c), error
 
 
 def objective_value(pool: Pool, policy: TaskPolicy) -> float | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final, Literal
 
-from tierwise.core.records import maker, quick
+from tierwise.core.records import dataclass, maker, quick
 
 if TYPE_CHECKING:
     from tierwise.core.call import Usage

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Final
 
 from tierwise.core import wording
 from tierwise.core.assess import Candidate, assess, report
+from tierwise.core.call import Grade
 from tierwise.core.columns import TaskEvidence
+from tierwise.core.drift import find_drift
 from tierwise.core.evidence import EvidenceRow
 from tierwise.core.incumbent import DAY_S, find_incumbent, grade_of, notes, open_runs
 from tierwise.core.inputs import hash_inputs
 from tierwise.core.policy import WILDCARD, TaskPolicy
-from tierwise.core.pool import select
-from tierwise.core.recommendation import Reason, Recommendation, Verdict
+from tierwise.core.pool import COST, RUNS, SUCCESSES, Selection, select
+from tierwise.core.recommendation import Reason, Recommendation
+from tierwise.core.rollout import (
+    DRIFT_MIN_BUCKETS,
+    DRIFT_RUNS,
+    Memory,
+    advance,
+    drifted_lately,
+    next_route,
+    remembers_more,
+    stay,
+)
 from tierwise.core.route import Route
-from tierwise.core.standing import Case, Standing, about, order, replacement, standing, without_cost
+from tierwise.core.shares import dropped_arms, shares
+from tierwise.core.standing import Case, Ruling, Standing, about, order, replacement, standing, without_cost
 
 MONTH_H: Final = 730
 MONTH_RUNS: Final = 100
@@ -24,14 +37,6 @@ MONTH_RUNS: Final = 100
 
 _UNDECIDED: Final = frozenset({"few_runs", "gain_open", "no_worthwhile_gain", "non_inferiority_open"})
 """What need not be shown of a candidate that takes over from one that breaks a guardrail."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ruling:
-    verdict: Verdict
-    reasons: tuple[Reason, ...]
-    challenger: Candidate | None = None
-    runs_needed: int = 0
 
 
 def decide(
@@ -53,17 +58,26 @@ def decide(
     known = (
         evidence if isinstance(evidence, TaskEvidence) else TaskEvidence.of(evidence, _task_of(evidence, policy, route))
     )
-    selection = select(known, now=now, maturity_s=policy.maturity_s, since=None if route is None else route.drifted)
+    since = dict(route.drifted) if route is not None else {}
+    selection = select(known, now=now, maturity_s=policy.maturity_s, since=since)
     current, inferred = find_incumbent(selection, policy, route)
     names = tuple(dict.fromkeys((*policy.candidates, *((current,) if current is not None else ()))))
     input_hash = hash_inputs(known, policy, route, now)
     grade = None if current is None else grade_of(selection, names, current)
-    remarks = (*((inferred,) if inferred else ()), *notes(selection, policy, current, names, grade))
     if current is None:
-        return _empty(known.task, policy, now, input_hash, remarks)
-    incumbent, challengers = assess(selection, policy, names, current, grade)
+        return _empty(known.task, policy, now, input_hash, notes(selection, policy, current, names, grade))
+    drifts = _drifts(selection, names, grade)
+    if drifts:
+        since |= {name: start for name, (start, _) in drifts.items()}
+        selection = select(known, now=now, maturity_s=policy.maturity_s, since=since)
+    drifted_at = now if current in drifts else 0 if route is None else route.primary_drifted_at
+    urgent = current in drifts or drifted_lately(route, now)
+    gate = replace(
+        policy, min_runs=min(policy.min_runs, DRIFT_RUNS), min_buckets=min(policy.min_buckets, DRIFT_MIN_BUCKETS)
+    )
+    incumbent, challengers = assess(selection, gate if urgent else policy, names, current, grade)
     case = Case(
-        policy=policy,
+        policy=gate if urgent else policy,
         route=route,
         now=now,
         selection=selection,
@@ -71,11 +85,35 @@ def decide(
         incumbent=incumbent,
         challengers=challengers,
         open_runs=open_runs(selection, names, current) if selection.open_runs else {},
+        urgent=urgent,
     )
-    return _recommend(case, _rule(case), remarks, input_hash)
+    remarks = (
+        *(reason for _, reason in drifts.values()),
+        *((inferred,) if inferred else ()),
+        *notes(selection, policy, current, names, grade),
+    )
+    memory = Memory(drifted=since, primary_drifted_at=drifted_at, dropped=dropped_arms(case))
+    return _recommend(case, _rule(case), memory, remarks, input_hash)
 
 
-def _rule(case: Case) -> _Ruling:
+def _drifts(selection: Selection, names: Sequence[str], grade: Grade | None) -> dict[str, tuple[int, Reason]]:
+    """Candidates that are no longer what they were: from which hour on, and why."""
+    found = {}
+    for name in names:
+        pool = selection.pool(name, grade)
+        drift = find_drift(pool.series(RUNS), pool.series(SUCCESSES), pool.series(COST))
+        if drift is None:
+            continue
+        start = pool.slots[-drift.buckets][0]
+        text = (
+            f"{name} is not what it was: {wording.drifted(drift.metric, drift.before, drift.after)} in the last "
+            f"{wording.buckets(drift.buckets)}; only these count from now on."
+        )
+        found[name] = (start, Reason(code="drift", text=text, candidate=name))
+    return found
+
+
+def _rule(case: Case) -> Ruling:
     """In order: the gate, a refuted incumbent, a trial, what is missing, and else keep."""
     refuted = case.incumbent.refuted
     found = {c.name: standing(case, c) for c in case.challengers}
@@ -88,20 +126,19 @@ def _rule(case: Case) -> _Ruling:
         alarm = _refuted_reason(case)
         successor = None if winner else replacement(case)
         if successor is not None:
-            return _Ruling(
-                verdict="PROMOTE", reasons=(alarm, *_taking_over(case, successor, reasons)), challenger=successor
-            )
+            reasons = (alarm, *_taking_over(case, successor, reasons))
+            return Ruling(verdict="PROMOTE", reasons=reasons, challenger=successor, at_once=True)
         if chosen is None:
             return _alert(case, standings, alarm, reasons)
         reasons = (alarm, *reasons)
-    elif case.route is not None and case.now < case.route.cooldown_until:
+    elif case.route is not None and case.now < case.route.cooldown_until and not case.urgent:
         reasons = (_cooldown_reason(case.route), *reasons)
         if chosen is not None:
-            return _Ruling(verdict="HOLD", reasons=reasons, challenger=chosen)
+            return Ruling(verdict="HOLD", reasons=reasons, challenger=chosen)
     if winner is not None:
-        return _Ruling(verdict="PROMOTE", reasons=reasons, challenger=winner)
+        return Ruling(verdict="PROMOTE", reasons=reasons, challenger=winner, at_once=refuted)
     if tried is not None:
-        return _Ruling(verdict="TRIAL", reasons=reasons, challenger=tried, runs_needed=tried.runs_needed)
+        return Ruling(verdict="TRIAL", reasons=reasons, challenger=tried, runs_needed=tried.runs_needed)
     return _stay(case, standings, reasons)
 
 
@@ -122,46 +159,46 @@ def _taking_over(case: Case, successor: Candidate, reasons: Sequence[Reason]) ->
     return (about(successor, "replaces_refuted", text), *kept)
 
 
-def _alert(case: Case, standings: dict[str, Standing], alarm: Reason, reasons: tuple[Reason, ...]) -> _Ruling:
+def _alert(case: Case, standings: dict[str, Standing], alarm: Reason, reasons: tuple[Reason, ...]) -> Ruling:
     """A refuted incumbent that nobody may replace stays, and someone should look."""
     able = [c for c in case.challengers if standings[c.name] in ("needs", "open") and c.runs_needed > 0]
     best = min(able, key=lambda c: (c.failing, c.n == 0, c.runs_needed, order(c)), default=None)
     text = "breaks a guardrail and no other candidate may take over yet: it stays, someone should look."
     if best is not None:
         text += f" {best.name} is closest: about {wording.more_runs(best.runs_needed)} per candidate would tell."
-    return _Ruling(
+    return Ruling(
         verdict="HOLD",
         reasons=(alarm, about(case.incumbent, "no_replacement", text), *reasons),
         runs_needed=0 if best is None else best.runs_needed,
     )
 
 
-def _stay(case: Case, standings: dict[str, Standing], reasons: tuple[Reason, ...]) -> _Ruling:
+def _stay(case: Case, standings: dict[str, Standing], reasons: tuple[Reason, ...]) -> Ruling:
     """No challenger may take over from an incumbent that holds: keep, hold or insufficient."""
     incumbent = case.incumbent
     if not case.challengers:
-        return _Ruling(verdict="KEEP", reasons=(*reasons, _alone(incumbent)))
+        return Ruling(verdict="KEEP", reasons=(*reasons, _alone(incumbent)))
     costless = without_cost(case, incumbent)
     if costless is not None:
         text = f"{costless.text} Until then nothing can be compared with it by {wording.objective_name(case.policy)}."
         reason = Reason(code=costless.code, text=text, candidate=incumbent.name)
-        return _Ruling(verdict="HOLD", reasons=(reason, *reasons))
+        return Ruling(verdict="HOLD", reasons=(reason, *reasons))
     lacking = [c for c in case.challengers if standings[c.name] == "needs"]
     if lacking:
         needed = max(c.runs_needed for c in lacking)
         soonest = min((c.runs_needed for c in lacking if c.promising and c.runs_needed > 0), default=needed)
-        return _Ruling(verdict="INSUFFICIENT", reasons=reasons, runs_needed=soonest)
+        return Ruling(verdict="INSUFFICIENT", reasons=reasons, runs_needed=soonest)
     still_open = [c for c in case.challengers if standings[c.name] == "open"]
     if still_open:
         names = ", ".join(c.name for c in still_open)
         text = f"{incumbent.name} stays: no gain is shown for {names}, and none is excluded yet."
-        return _Ruling(
+        return Ruling(
             verdict="KEEP",
             reasons=(Reason(code="keep_open", text=text), *reasons),
             runs_needed=max(c.runs_needed for c in still_open),
         )
     text = f"{incumbent.name} stays: no eligible candidate can be better by what the task asks for."
-    return _Ruling(verdict="KEEP", reasons=(Reason(code="keep_proven", text=text), *reasons))
+    return Ruling(verdict="KEEP", reasons=(Reason(code="keep_proven", text=text), *reasons))
 
 
 def _alone(only: Candidate) -> Reason:
@@ -206,27 +243,41 @@ def _fallbacks(case: Case, primary: str) -> tuple[tuple[str, ...], tuple[Reason,
     return (last.name,), (about(last, "fallback_refuted", text),)
 
 
-def _recommend(case: Case, ruling: _Ruling, remarks: tuple[Reason, ...], input_hash: str) -> Recommendation:
-    current = case.incumbent.name
-    promoted = ruling.verdict == "PROMOTE" and ruling.challenger is not None
-    primary = ruling.challenger.name if promoted and ruling.challenger is not None else current
+def _recommend(
+    case: Case, ruling: Ruling, memory: Memory, remarks: tuple[Reason, ...], input_hash: str
+) -> Recommendation:
+    step = advance(case, ruling)
+    automatic = case.automatic
+    by_step = automatic or (case.route is not None and case.route.canary is not None)
+    verdict = step.verdict if by_step else ruling.verdict
+    challenger = step.challenger or ruling.challenger
+    primary = case.incumbent.name
+    if verdict == "PROMOTE" and challenger is not None:
+        primary = challenger.name
     fallbacks, extra = _fallbacks(case, primary)
-    per_1000, per_month = _savings(case, ruling.challenger)
+    ladder = (primary, *fallbacks)[: max(case.policy.ladder.max_rungs, 1)]
+    per_1000, per_month = _savings(case, challenger)
     infinite = tuple(
         about(c, "no_success", f"never succeeded in {wording.runs(c.n)}: its cost per success is infinite.")
         for c in (case.incumbent, *case.challengers)
         if c.n > 0 and c.successes == 0
     )
+    taken = step if automatic else stay(case)
+    traffic = shares(case, taken, memory.dropped, ladder)
+    after = next_route(case, taken, fallbacks=fallbacks, ladder=ladder, memory=memory, propensities=traffic)
+    action = taken.action
+    if action == "none" and remembers_more(case.route, after):
+        action = "traffic"
     return Recommendation(
         task=case.selection.task,
-        verdict=ruling.verdict,
-        current=current,
+        verdict=verdict,
+        current=case.incumbent.name,
         primary=primary,
-        challenger=None if ruling.challenger is None else ruling.challenger.name,
+        challenger=None if challenger is None else challenger.name,
         fallbacks=fallbacks,
-        ladder=(primary, *fallbacks)[: max(case.policy.ladder.max_rungs, 1)],
+        ladder=ladder,
         grade=case.grade,
-        reasons=(*ruling.reasons, *infinite, *extra, *remarks),
+        reasons=(*(step.reasons if by_step else ()), *ruling.reasons, *infinite, *extra, *remarks),
         candidates=tuple(report(c) for c in (case.incumbent, *case.challengers)),
         saving_per_1000_runs_usd=per_1000,
         saving_per_month_usd=per_month,
@@ -234,6 +285,9 @@ def _recommend(case: Case, ruling: _Ruling, remarks: tuple[Reason, ...], input_h
         confidence=case.policy.confidence,
         at=case.now,
         input_hash=input_hash,
+        traffic=traffic,
+        action=action,
+        after=case.route if action == "none" else after,
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import isfinite
 from typing import Final
 
 from tierwise.core.call import Arm, Call, Grade, Run
-from tierwise.core.records import quick
+from tierwise.core.records import dataclass, quick
 
 LATENCY_EDGES_S: Final[tuple[float, ...]] = (
     0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import repeat
 from math import inf, isfinite, log
 from operator import mul, sub
@@ -47,6 +47,7 @@ from tierwise.core.pool import (
     Pool,
 )
 from tierwise.core.recommendation import GuardrailState, GuardrailStatus
+from tierwise.core.records import dataclass
 from tierwise.core.variance import bucket_variance, effective_share, robust_variance
 
 

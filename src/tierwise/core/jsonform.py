@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from tierwise.core.records import maker, quick
+from tierwise.core.records import dataclass, maker, quick
 
 if TYPE_CHECKING:
     from tierwise.core.ports import ParseJson, SchemaCheck

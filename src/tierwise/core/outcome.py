@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tierwise.core.jsonform import ABSENT, MAX_JSON_CHARS, JsonForm, JsonReading, parse_or_absent, read_json
-from tierwise.core.records import maker, quick
+from tierwise.core.records import dataclass, maker, quick
 
 if TYPE_CHECKING:
     from tierwise.core.call import CheckResult

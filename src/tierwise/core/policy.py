@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Literal
 
 from tierwise.core.call import Risk
+from tierwise.core.records import dataclass
 
 ObjectiveKind = Literal["cost_per_success", "latency_p50", "latency_p95", "success_rate", "loss"]
 METRICS: Final[tuple[str, ...]] = (

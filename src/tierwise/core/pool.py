@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import compress
 from operator import add, sub
 from typing import Any, Final
@@ -12,6 +12,7 @@ from typing import Any, Final
 from tierwise.core.call import Grade
 from tierwise.core.columns import Series, Slot, TaskEvidence
 from tierwise.core.evidence import HOUR_S, LATENCY_EDGES_S, UNCOUNTED
+from tierwise.core.records import dataclass
 
 COMPARED_ARMS: Final = ("primary", "canary", "explore", "pinned")
 """Arms whose randomised runs compare candidates; shadow and fallback traffic is another kind of traffic."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from math import isfinite
 from typing import Final, Literal
 
 from tierwise.core.call import Grade
+from tierwise.core.records import dataclass
 from tierwise.core.route import Route
 
 Verdict = Literal["KEEP", "PROMOTE", "TRIAL", "INSUFFICIENT", "HOLD", "ROLLBACK"]

@@ -4,9 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+__all__ = ["dataclass", "maker", "quick"]
 
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass
+else:
+
+    def dataclass(*, frozen=False, slots=False, kw_only=False, order=False):
+        """As `dataclasses.dataclass`, made in a third of the time, which counts when an application starts.
+
+        The original compiles half a dozen functions for each class. Here all classes share theirs, and the constructor,
+        which cannot be shared, is compiled when the first object is made.
+        """
+
+        def decorate(cls):
+            made = dataclasses.dataclass(init=False, repr=False, eq=False, slots=slots, kw_only=kw_only)(cls)
+            fields = dataclasses.fields(made)
+            made.__init__ = _lazily(made, lambda: _constructor(made, frozen=frozen))
+            made._values_of = attrgetter(*(field.name for field in fields if field.compare)) if fields else _nothing
+            made.__eq__, made.__repr__, made.__hash__ = _equal, _text, (_hash if frozen else None)
+            if frozen:
+                made.__setattr__, made.__delattr__ = _refuse_assignment, _refuse_deletion
+                made.__getstate__, made.__setstate__ = _state, _restore
+            if order:
+                made.__lt__, made.__le__, made.__gt__, made.__ge__ = _less, _less_or_equal, _greater, _greater_or_equal
+            return made
+
+        return decorate
 
 
 def quick(cls: type[T]) -> type[T]:
@@ -19,9 +48,8 @@ def quick(cls: type[T]) -> type[T]:
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     if any(field.default_factory is not dataclasses.MISSING or not field.kw_only or not field.init for field in fields):
         raise TypeError(f"{cls.__name__}: only keyword-only fields without default factories can be made quickly")
-    made = _function(cls, "__init__", ("self", "*"), (' _set(self, "__class__", _twin)',), ())
-    made.__annotations__ = getattr(cls.__init__, "__annotations__", {})
-    cls.__init__ = made  # type: ignore[method-assign]
+    before = (' _set(self, "__class__", _twin)',)
+    cls.__init__ = _lazily(cls, lambda: _function(cls, "__init__", ("self", "*"), before, ()))  # type: ignore[method-assign]
     return cls
 
 
@@ -58,3 +86,102 @@ def _function(cls: type, name: str, first: tuple[str, ...], before: tuple[str, .
     made = namespace[name]
     made.__qualname__ = f"{cls.__qualname__}.{name}"
     return made
+
+
+def _lazily(cls: type, make: Callable[[], Any]) -> Any:
+    """A constructor that is compiled when it is first called, and replaces itself then."""
+
+    def __init__(self: Any, *args: Any, **values: Any) -> None:  # noqa: N807
+        cls.__init__ = make()  # type: ignore[misc]
+        self.__init__(*args, **values)
+
+    return __init__
+
+
+def _constructor(cls: type, *, frozen: bool) -> Any:
+    """`__init__` of a dataclass: every field set, by default or as given."""
+    namespace: dict[str, Any] = {"_set": object.__setattr__, "_factory": object()}
+    by_position: list[str] = []
+    by_name: list[str] = []
+    lines: list[str] = []
+    for field in dataclasses.fields(cls):
+        name = value = field.name
+        parameter = name
+        if field.default is not dataclasses.MISSING:
+            namespace[f"_default_{name}"] = field.default
+            parameter = f"{name}=_default_{name}"
+        elif field.default_factory is not dataclasses.MISSING:
+            namespace[f"_factory_{name}"] = field.default_factory
+            parameter = f"{name}=_factory"
+            value = f"_factory_{name}() if {name} is _factory else {name}"
+        if field.init:
+            (by_name if field.kw_only else by_position).append(parameter)
+        elif field.default_factory is not dataclasses.MISSING:
+            value = f"_factory_{name}()"
+        else:
+            value = f"_default_{name}"
+        lines.append(f' _set(self, "{name}", {value})' if frozen else f" self.{name} = {value}")
+    if hasattr(cls, "__post_init__"):
+        lines.append(" self.__post_init__()")
+    parameters = ["self", *by_position, *(("*", *by_name) if by_name else ())]
+    exec("\n".join((f"def __init__({', '.join(parameters)}):", *lines, " return None")), namespace)  # noqa: S102 - field names only, as dataclasses does it
+    made = namespace["__init__"]
+    made.__qualname__ = f"{cls.__qualname__}.__init__"
+    return made
+
+
+def _nothing(_: object) -> tuple[()]:
+    return ()
+
+
+def _equal(self: Any, other: Any) -> Any:
+    if other.__class__ is not self.__class__:
+        return NotImplemented
+    values = self.__class__._values_of
+    return values(self) == values(other)
+
+
+def _hash(self: Any) -> int:
+    return hash(self.__class__._values_of(self))
+
+
+def _text(self: Any) -> str:
+    shown = (f"{field.name}={getattr(self, field.name)!r}" for field in dataclasses.fields(self) if field.repr)
+    return f"{self.__class__.__qualname__}({', '.join(shown)})"
+
+
+def _refuse_assignment(_self: Any, name: str, _value: object) -> None:
+    raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+
+
+def _refuse_deletion(_self: Any, name: str) -> None:
+    raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+
+
+def _state(self: Any) -> list[Any]:
+    return [getattr(self, field.name) for field in dataclasses.fields(self)]
+
+
+def _restore(self: Any, state: list[Any]) -> None:
+    for field, value in zip(dataclasses.fields(self), state, strict=True):
+        object.__setattr__(self, field.name, value)
+
+
+def _less(self: Any, other: Any) -> Any:
+    values = self.__class__._values_of
+    return values(self) < values(other) if other.__class__ is self.__class__ else NotImplemented
+
+
+def _less_or_equal(self: Any, other: Any) -> Any:
+    values = self.__class__._values_of
+    return values(self) <= values(other) if other.__class__ is self.__class__ else NotImplemented
+
+
+def _greater(self: Any, other: Any) -> Any:
+    values = self.__class__._values_of
+    return values(self) > values(other) if other.__class__ is self.__class__ else NotImplemented
+
+
+def _greater_or_equal(self: Any, other: Any) -> Any:
+    values = self.__class__._values_of
+    return values(self) >= values(other) if other.__class__ is self.__class__ else NotImplemented

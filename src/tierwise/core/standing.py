@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Literal
 
 from tierwise.core import wording
@@ -12,7 +12,8 @@ from tierwise.core.call import Grade
 from tierwise.core.compare import COST_KINDS
 from tierwise.core.policy import TaskPolicy
 from tierwise.core.pool import Selection
-from tierwise.core.recommendation import Reason
+from tierwise.core.recommendation import Reason, Verdict
+from tierwise.core.records import dataclass
 from tierwise.core.route import Route
 
 Standing = Literal["wins", "trial", "lost", "open", "needs", "barred"]
@@ -32,11 +33,25 @@ class Case:
     challengers: tuple[Candidate, ...]
     open_runs: Mapping[str, int] = field(default_factory=dict)
     """Runs by candidate that will count when the hour that is still open has closed."""
+    urgent: bool = False
+    """The incumbent drifted lately: less evidence is asked for, and nothing waits."""
 
     @property
     def automatic(self) -> bool:
         """Whether the policy lets tierwise act by itself."""
         return self.policy.apply == "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """What the rules say of a case: the verdict, why, about whom, and the runs that are still missing."""
+
+    verdict: Verdict
+    reasons: tuple[Reason, ...]
+    challenger: Candidate | None = None
+    runs_needed: int = 0
+    at_once: bool = False
+    """The incumbent breaks a guardrail: nothing is tried out first."""
 
 
 def standing(case: Case, challenger: Candidate) -> tuple[Standing, list[Reason]]:  # noqa: PLR0911 - a return a rule
@@ -110,9 +125,13 @@ def _shown(case: Case, challenger: Candidate, found: str) -> tuple[Standing, lis
 
 def barred(case: Case, challenger: Candidate) -> Reason | None:
     """Why a challenger is not eligible at all, `None` when it is."""
-    until = case.route.backoff.get(challenger.name, 0) if case.route is not None else 0
-    if case.now < until:
-        return about(challenger, "backoff", f"failed a canary and is left alone until {wording.moment(until)}.")
+    if case.route is not None:
+        until = case.route.backoff.get(challenger.name, 0)
+        if case.now < until:
+            return about(challenger, "backoff", f"failed a canary and is left alone until {wording.moment(until)}.")
+        if challenger.name in case.route.failed and case.route.failed[challenger.name] == (challenger.epoch or ""):
+            text = "failed its canary and has not changed since (model, price, parameters or prompt): it is left alone."
+            return about(challenger, "backoff", text)
     return without_cost(case, challenger)
 
 

@@ -48,6 +48,18 @@ def more_runs(count: int) -> str:
     return f"{count:,} more run" + ("" if count == 1 else "s")
 
 
+def buckets(count: int) -> str:
+    """`hour`, `12 hours`: what follows `the last`."""
+    return "hour" if count == 1 else f"{count:,} hours"
+
+
+def drifted(metric: str, before: float, after: float) -> str:
+    """What changed of a candidate: `its success rate went from 90 % to 50 %`."""
+    if metric == "success_rate":
+        return f"its success rate went from {percent(before)} to {percent(after)}"
+    return f"its cost per run went from {usd(before)} to {usd(after)}"
+
+
 def moment(seconds: int) -> str:
     """A Unix time as `2026-01-31 14:00 UTC`."""
     try:

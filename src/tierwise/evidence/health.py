@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
 from pathlib import Path
+
+from tierwise.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from tierwise.core.call import Run
 from tierwise.core.cost import Rates, cost_of
 from tierwise.core.evidence import Key, key_of, key_of_run
+from tierwise.core.records import dataclass
 from tierwise.evidence.rollup import rebuild_cost
 from tierwise.evidence.rows import RUN_COLUMNS, CallRow, run_row
 

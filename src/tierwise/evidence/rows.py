@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from tierwise.core.call import Answer, Arm, Call, CheckResult, Grade, Request, Risk, Run, TaskContext, Try, Usage
 from tierwise.core.cost import Cost, CostSource
+from tierwise.core.records import dataclass
 
 if TYPE_CHECKING:
     import pandas

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from opentelemetry import _logs as logs_api
 from opentelemetry import metrics as metrics_api
 from opentelemetry import trace as trace_api
 
+from tierwise.core.records import dataclass
 from tierwise.telemetry import semconv as sc
 from tierwise.telemetry.faults import Faults
 from tierwise.telemetry.metrics import MetricTable, metric_table

@@ -6,7 +6,6 @@ import inspect
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ from opentelemetry import metrics as metrics_api
 from opentelemetry import trace as trace_api
 
 from tierwise.core.errors import ConfigError
+from tierwise.core.records import dataclass
 from tierwise.telemetry.series import SERIES_LIMIT
 
 _OWN_CARDINALITY_LIMIT: Final = 20_000

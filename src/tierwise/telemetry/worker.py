@@ -7,10 +7,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tierwise.core.call import Call, Run
+from tierwise.core.records import dataclass
 from tierwise.telemetry import process
 from tierwise.telemetry import semconv as sc
 from tierwise.telemetry.feed import BATCH, Feed

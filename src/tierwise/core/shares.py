@@ -1,0 +1,109 @@
+"""How a task's traffic is split after a decision: exploring around the primary, from the candidates of a case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from tierwise.core.assess import Candidate
+from tierwise.core.compare import COST_KINDS, compare
+from tierwise.core.pool import COST, COST_SQ, COST_SUCCESS, PRICED, PRICED_SUCCESSES, RUNS, SUCCESSES
+from tierwise.core.rollout import Step
+from tierwise.core.standing import Case, barred, order
+from tierwise.core.traffic import ArmSums, split, within_budget
+
+DROP_ALPHA: Final = 0.10
+DAY_S: Final = 86_400
+
+
+def dropped_arms(case: Case) -> dict[str, str]:
+    """Challengers that exploring gives up, with their epochs: worse than the best by the sequence at .10/(K - 1), or
+    unable to gain enough. What was dropped stays so until the primary or its own epoch changes, or it drifts."""
+    if case.policy.explore == 0:
+        return {}
+    remembered = {} if case.route is None else case.route.dropped
+    everyone = (case.incumbent, *case.challengers)
+    best = min((c for c in everyone if c.n >= max(case.policy.min_runs, 1)), key=order, default=None)
+    found = {}
+    for one in case.challengers:
+        epoch = one.epoch or ""
+        if remembered.get(one.name) == epoch or _hopeless(case, one, best, len(everyone)):
+            found[one.name] = epoch
+    return found
+
+
+def _hopeless(case: Case, one: Candidate, best: Candidate | None, arms: int) -> bool:
+    own = one.comparison
+    if own is None or not own.enough:
+        return False
+    if own.gain.high < case.policy.min_improvement:
+        return True
+    if best is None or best is one or best is case.incumbent:
+        return False
+    alpha = DROP_ALPHA / max(arms - 1, 1)
+    against = compare(best.pool, one.pool, case.policy, alpha=alpha, concurrent=case.grade == "randomised")
+    return against.enough and against.gain.high < 0
+
+
+def shares(case: Case, step: Step, dropped: Mapping[str, str], ladder: Sequence[str]) -> dict[str, float]:
+    """Propensity of each candidate on rung 0 from now on; sums to 1."""
+    policy, everyone = case.policy, (case.incumbent, *case.challengers)
+    canary = None if step.canary is None else (step.canary.candidate, step.canary.share)
+    if policy.risk == "high" or (policy.explore == 0 and canary is None):
+        return {step.primary: 1.0}
+    eligible = frozenset(
+        c.name for c in everyone if c.name == step.primary or not (c.refuted or barred(case, c) is not None)
+    )
+    weights = split(
+        tuple(map(_sums, everyone)),
+        primary=step.primary,
+        explore=policy.explore,
+        value=_value(case, everyone, ladder),
+        dropped=frozenset(dropped) - {step.primary},
+        eligible=eligible,
+        canary=canary,
+    )
+    return _affordable(case, step, everyone, weights)
+
+
+def _sums(one: Candidate) -> ArmSums:
+    pool = one.pool
+    return ArmSums(
+        candidate=one.name,
+        n=pool.total(RUNS),
+        successes=pool.total(SUCCESSES),
+        priced=pool.total(PRICED),
+        priced_successes=pool.total(PRICED_SUCCESSES),
+        cost_sum=pool.total(COST),
+        cost_sq_sum=pool.total(COST_SQ),
+        cost_success_sum=pool.total(COST_SUCCESS),
+    )
+
+
+def _value(case: Case, everyone: Sequence[Candidate], ladder: Sequence[str]) -> float:
+    """V, what a success is worth: as the policy says, else the cost per success of the next rung, else of the dearest."""
+    stated = case.policy.value_of_success_usd or case.policy.objective.value_of_success_usd
+    if stated is not None:
+        return stated
+    if case.policy.objective.kind not in COST_KINDS and not any(c.pool.total(COST) for c in everyone):
+        return 1.0
+    per_success = {
+        c.name: c.pool.total(COST) / (c.pool.total(PRICED_SUCCESSES) + 1) for c in everyone if c.pool.total(PRICED) > 0
+    }
+    following = [per_success[name] for name in ladder[1:2] if name in per_success]
+    return (following or [max(per_success.values(), default=0.0)])[0] or 1.0
+
+
+def _affordable(case: Case, step: Step, everyone: Sequence[Candidate], weights: dict[str, float]) -> dict[str, float]:
+    budget = case.policy.explore_budget_usd_per_day
+    span = case.selection.live_span_s
+    if budget is None or span <= 0:
+        return weights
+    costs = {c.name: c.cost_per_run for c in everyone}
+    return within_budget(
+        weights,
+        primary=step.primary,
+        cost_per_run=costs,
+        runs_per_day=case.selection.live_runs / max(span, 3600) * DAY_S,
+        budget_usd_per_day=budget,
+    )
