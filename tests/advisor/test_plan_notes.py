@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from core.synthetic import TASK, after, hours, row, runs
 from tierwise.advisor import plan, policy_for
+from tierwise.core.columns import TaskEvidence
 from tierwise.core.evidence import EvidenceRow
 from tierwise.core.route import RouteTable
 
@@ -47,5 +48,8 @@ def test_a_model_that_only_failed_is_not_listed() -> None:
 def test_candidates_without_a_policy_do_not_change_with_the_traffic() -> None:
     """The default candidates are the models seen, by name, whoever leads this hour."""
     ahead, behind = row("b", runs(9, 9)), row("a", runs(2, 2))
-    assert policy_for(TASK, None, [ahead, behind]).candidates == ("a", "b")
-    assert policy_for(TASK, None, [row("b", runs(2, 2)), row("a", runs(9, 9))]).candidates == ("a", "b")
+    assert policy_for(TASK, None, TaskEvidence.of([ahead, behind], TASK)).candidates == ("a", "b")
+    assert policy_for(TASK, None, TaskEvidence.of([row("b", runs(2, 2)), row("a", runs(9, 9))], TASK)).candidates == (
+        "a",
+        "b",
+    )

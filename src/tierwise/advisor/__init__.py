@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tierwise.advisor.apply import Applied, Change, apply, changes_of, rollback
+from tierwise.advisor.apply import Applied, Change, apply, apply_automatically, automatic_changes, changes_of
 from tierwise.advisor.audit import AuditEntry, History, read_history, real_entries, routes_from_audit
-from tierwise.advisor.plan import Coverage, Plan, plan, policy_for, task_names
+from tierwise.advisor.byhand import abort, promote, rollback
+from tierwise.advisor.plan import Coverage, Plan, plan, policy_for
 
 __all__ = [
     "Applied",
@@ -13,13 +14,16 @@ __all__ = [
     "Coverage",
     "History",
     "Plan",
+    "abort",
     "apply",
+    "apply_automatically",
+    "automatic_changes",
     "changes_of",
     "plan",
     "policy_for",
+    "promote",
     "read_history",
     "real_entries",
     "rollback",
     "routes_from_audit",
-    "task_names",
 ]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import sub
 from typing import Any, Final
 
 from tierwise.core.call import UNASSIGNED
+from tierwise.core.columns import TaskEvidence
 from tierwise.core.decide import decide
 from tierwise.core.errors import EvidenceError
-from tierwise.core.evidence import Evidence, EvidenceRow
+from tierwise.core.evidence import EvidenceRow
 from tierwise.core.policy import Policy, TaskPolicy
 from tierwise.core.recommendation import Recommendation
 from tierwise.core.route import RouteTable
@@ -77,50 +79,68 @@ class Plan:
 
 
 def plan(
-    rows: Sequence[EvidenceRow],
+    evidence: Iterable[TaskEvidence] | Sequence[EvidenceRow],
     policy: Policy | None,
     table: RouteTable,
     now: int,
     *,
     tasks: Sequence[str] | None = None,
+    recorded: Iterable[str] = (),
 ) -> Plan:
     """Decide every task of the evidence, the policy and the table (or only `tasks`), in order of their names.
 
     Pure: the same inputs give the same plan. A task without any policy gets one with the defaults, whose candidates
-    are the models seen in it, by name; calls outside any task are left out unless they are asked for.
+    are the models seen in it, by name; calls outside any task are left out unless they are asked for. Evidence that
+    comes task by task is not kept: a month of a thousand tasks need not fit into memory. `recorded` names tasks whose
+    evidence was not read because others were asked for.
 
     Raises:
         EvidenceError: a task that was asked for is neither in the evidence nor in the policy nor in the table.
     """
-    by_task: dict[str, list[EvidenceRow]] = defaultdict(list)
-    for row in rows:
-        by_task[row.key.task].append(row)
-    coverage = _coverage(rows)
-    known = task_names(rows, policy, table)
-    wanted = list(known) if tasks is None else list(dict.fromkeys(tasks))
-    if missing := [task for task in wanted if task not in known and task not in by_task]:
-        listed = ", ".join(known) or "none"
-        raise EvidenceError(f"no task {missing[0]!r}: nothing recorded, no policy, no route; known tasks: {listed}")
-    recommendations = []
-    for task in wanted:
-        own = by_task.get(task, [])
-        recommendations.append(decide(own, policy_for(task, policy, own), table.routes.get(task), now))
+    wanted = None if tasks is None else list(dict.fromkeys(tasks))
+    coverage, seen, stray = _Coverage(), set(recorded) if tasks is not None else set[str](), 0
+    made: dict[str, Recommendation] = {}
+    for one in by_task(evidence):
+        seen.add(one.task)
+        coverage.add(one)
+        if one.task == UNASSIGNED:
+            stray += runs_of(one)
+        chosen = one.task in wanted if wanted is not None else one.task not in (UNASSIGNED, OVERFLOW)
+        if chosen:
+            made[one.task] = decide(one, policy_for(one.task, policy, one), table.routes.get(one.task), now)
+    others = set(policy.tasks if policy is not None else ()) | set(table.routes)
+    known = sorted((seen - {UNASSIGNED, OVERFLOW}) | others)
+    for task in known if wanted is None else wanted:
+        if task in made:
+            continue
+        if task not in known:
+            listed = ", ".join(known) or "none"
+            raise EvidenceError(f"no task {task!r}: nothing recorded, no policy, no route; known tasks: {listed}")
+        nothing = TaskEvidence(task)
+        made[task] = decide(nothing, policy_for(task, policy, nothing), table.routes.get(task), now)
+    total = coverage.total()
     return Plan(
         at=now,
         table_version=table.version,
-        recommendations=tuple(recommendations),
-        coverage=coverage,
-        notes=tuple(_notes(coverage, by_task)),
+        recommendations=tuple(made[task] for task in (known if wanted is None else wanted)),
+        coverage=total,
+        notes=tuple(_notes(total, stray)),
     )
 
 
-def task_names(rows: Iterable[EvidenceRow], policy: Policy | None, table: RouteTable) -> tuple[str, ...]:
-    """The tasks that can be decided, by name: seen, in the policy, or routed."""
-    seen = {row.key.task for row in rows} - {UNASSIGNED, OVERFLOW}
-    return tuple(sorted(seen | set(policy.tasks if policy is not None else ()) | set(table.routes)))
+def by_task(evidence: Iterable[TaskEvidence] | Iterable[EvidenceRow]) -> Iterator[TaskEvidence]:
+    """The evidence of each task: as it comes, or of rows in any order by the names of their tasks."""
+    rows: dict[str, list[EvidenceRow]] = defaultdict(list)
+    for one in evidence:
+        if isinstance(one, TaskEvidence):
+            yield one
+        else:
+            rows[one.key.task].append(one)
+    for task in sorted(rows):
+        yield TaskEvidence.of(rows[task], task)
 
 
-def policy_for(task: str, policy: Policy | None, rows: Iterable[EvidenceRow]) -> TaskPolicy:
+def policy_for(task: str, policy: Policy | None, evidence: TaskEvidence) -> TaskPolicy:
     """The policy of a task: its own, that of `"*"`, else the defaults over the models seen.
 
     These are in the order of their names: an order by runs would change with the traffic, and the decision with it.
@@ -128,49 +148,62 @@ def policy_for(task: str, policy: Policy | None, rows: Iterable[EvidenceRow]) ->
     found = policy.for_task(task) if policy is not None else None
     if found is not None:
         return found if found.task == task else replace(found, task=task)
-    seen = sorted({row.key.candidate for row in rows if row.key.rung == 0})
+    seen = sorted({candidate for candidate, _, _, rung, _, _ in evidence.series if rung == 0})
     return TaskPolicy(task=task, candidates=tuple(seen), tiers=("",) * len(seen))
 
 
-def _coverage(rows: Iterable[EvidenceRow]) -> Coverage:
-    runs = priced = randomised = overflow = 0
-    unpriced: Counter[str] = Counter()
-    without_tokens: Counter[str] = Counter()
-    buckets: set[tuple[int, str, int]] = set()
-    for row in rows:
-        key, evidence = row.key, row.evidence
-        if key.rung != 0:
-            continue
-        if key.task == OVERFLOW:
-            overflow += evidence.n
-            continue
-        runs += evidence.n
-        priced += evidence.priced
-        randomised += evidence.n if key.grade == "randomised" else 0
-        if missing := _without_cost(evidence):
-            known = evidence.priced > 0 or not any(evidence.tokens.values())
-            (without_tokens if known else unpriced)[key.candidate] += missing
-        buckets.add((key.bucket, key.session, key.round))
-    starts = [start for start, _, _ in buckets]
-    return Coverage(
-        runs=runs,
-        priced=priced,
-        first_bucket=min(starts, default=None),
-        last_bucket=max(starts, default=None),
-        buckets=len(buckets),
-        randomised=randomised,
-        overflow=overflow,
-        unpriced=dict(sorted(unpriced.items())),
-        without_tokens=dict(sorted(without_tokens.items())),
-    )
+def runs_of(evidence: TaskEvidence) -> int:
+    """Runs of a task, rung 0."""
+    return int(sum(sum(series.column("n")) for identity, series in evidence.series.items() if identity[3] == 0))
 
 
-def _without_cost(evidence: Evidence) -> int:
-    """Runs that should have a cost and have none: an error without an answer used no tokens."""
-    return max(evidence.n - evidence.priced - evidence.outcomes.get("error", 0), 0)
+class _Coverage:
+    """Running sums of `Coverage` over tasks."""
+
+    def __init__(self) -> None:
+        self.runs = self.priced = self.randomised = self.overflow = 0
+        self.first: int | None = None
+        self.last: int | None = None
+        self.buckets: set[tuple[int, str, int]] = set()
+        self.unpriced: Counter[str] = Counter()
+        self.without_tokens: Counter[str] = Counter()
+
+    def add(self, evidence: TaskEvidence) -> None:
+        for (candidate, _, _, rung, grade, session), series in evidence.series.items():
+            if rung != 0:
+                continue
+            n = int(sum(series.column("n")))
+            if evidence.task == OVERFLOW:
+                self.overflow += n
+                continue
+            priced = int(sum(series.column("priced")))
+            self.runs += n
+            self.priced += priced
+            self.randomised += n if grade == "randomised" else 0
+            missing = map(sub, map(sub, series.column("n"), series.column("priced")), series.column("outcomes.error"))
+            if absent := int(sum(one for one in missing if one > 0)):
+                tokens = any(name.startswith("tokens.") for name in series.names)
+                (self.without_tokens if priced > 0 or not tokens else self.unpriced)[candidate] += absent
+            for bucket, slot in zip(series.buckets, series.slots, strict=True):
+                self.buckets.add((bucket, session, slot[2]))
+            self.first = min(self.first if self.first is not None else series.buckets[0], series.buckets[0])
+            self.last = max(self.last or 0, *series.buckets)
+
+    def total(self) -> Coverage:
+        return Coverage(
+            runs=self.runs,
+            priced=self.priced,
+            first_bucket=self.first,
+            last_bucket=self.last,
+            buckets=len(self.buckets),
+            randomised=self.randomised,
+            overflow=self.overflow,
+            unpriced=dict(sorted(self.unpriced.items())),
+            without_tokens=dict(sorted(self.without_tokens.items())),
+        )
 
 
-def _notes(coverage: Coverage, by_task: Mapping[str, Sequence[EvidenceRow]]) -> Iterable[str]:
+def _notes(coverage: Coverage, stray: int) -> Iterator[str]:
     for candidate, runs in (coverage.unpriced or {}).items():
         yield (
             f"no price for {candidate}: {_runs(runs)} count for success only; "
@@ -187,7 +220,7 @@ def _notes(coverage: Coverage, by_task: Mapping[str, Sequence[EvidenceRow]]) -> 
             f"{coverage.overflow:,} runs went beyond the limit of task names and are in no recommendation; "
             "use fewer task names (no ids or user names in them)"
         )
-    if stray := sum(row.evidence.n for row in by_task.get(UNASSIGNED, ()) if row.key.rung == 0):
+    if stray:
         yield f"runs outside any task: {stray:,}; put them in `with tierwise.task(...)` to get a recommendation"
 
 

@@ -173,6 +173,14 @@ class TaskEvidence:
         for identity in sorted(self.series):
             yield identity, self.series[identity]
 
+    def without(self, identities: Iterable[Identity]) -> TaskEvidence:
+        """The same evidence without some of its series."""
+        left = TaskEvidence(self.task)
+        gone = frozenset(identities)
+        left.series = {identity: series for identity, series in self.series.items() if identity not in gone}
+        left.invalid, left.foreign, left._refused = self.invalid, self.foreign, self._refused
+        return left
+
     def digest(self) -> bytes:
         """A hash of all of it, the same for the same rows in the same order of time."""
         whole = hashlib.blake2b(self._refused.digest(), digest_size=16)

@@ -40,6 +40,7 @@ from tierwise.evidence.rows import (
 from tierwise.evidence.schema import KEY_COLUMNS
 
 if TYPE_CHECKING:
+    from tierwise.core.columns import TaskEvidence
     from tierwise.evidence.reprice import Repriced
 
 RETENTION_S: Final = 30 * 86_400
@@ -302,6 +303,17 @@ class SqliteStore:
             values.append(json.dumps(list(tasks)))
         statement = f"{SELECT_EVIDENCE} WHERE {' AND '.join(clauses)} ORDER BY {', '.join(KEY_COLUMNS)}"
         return [evidence_row(row) for row in self._rows(statement, values)]
+
+    def evidence_by_task(
+        self, since: int | None = None, until: int | None = None, tasks: Sequence[str] | None = None
+    ) -> Iterator[TaskEvidence]:
+        """The same as `evidence`, a task at a time by name: a month of a thousand tasks need not fit into memory."""
+        from tierwise.core.columns import TaskEvidence
+
+        for task in self.tasks() if tasks is None else sorted(set(tasks)):
+            found = TaskEvidence.of(self.evidence(since, until, [task]), task)
+            if found.series or found.invalid:
+                yield found
 
     def call_count(self) -> int:
         """The number of call rows."""

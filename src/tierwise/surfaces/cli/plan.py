@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -36,6 +37,7 @@ from tierwise.surfaces.cli.common import (
 if TYPE_CHECKING:
     from tierwise.advisor import Plan
     from tierwise.config import Settings
+    from tierwise.core.columns import TaskEvidence
     from tierwise.core.policy import Policy
     from tierwise.core.recommendation import CandidateReport, Recommendation
 
@@ -62,19 +64,32 @@ def make_plan(
         TierwiseError: a file is broken, nothing is recorded, or a task is unknown.
     """
     from tierwise.advisor import plan
-    from tierwise.config import is_probe
     from tierwise.routing import read_table
 
     now = int(time.time())
     policy = read_policy(settings)
     with open_store(settings) as store:
-        rows = store.evidence(None if since is None else (now - since) // HOUR_S * HOUR_S, None)
-    if not rows:
-        raise nothing_recorded(settings)
-    rows = [row for row in rows if not is_probe(row.key.task, row.key.session)]
-    table = read_table(settings.routes_path)
-    at = (now // HOUR_S + 1) * HOUR_S if open_hour else now
-    return plan(rows, policy, table, at, tasks=tasks or None), policy
+        first = None if since is None else (now - since) // HOUR_S * HOUR_S
+        recorded = store.tasks()
+        chosen = [task for task in recorded if not tasks or task in tasks]
+        evidence = _work(store.evidence_by_task(first, None, chosen))
+        some = next(evidence, None)
+        if some is None and not (tasks and recorded):
+            raise nothing_recorded(settings)
+        table = read_table(settings.routes_path)
+        at = (now // HOUR_S + 1) * HOUR_S if open_hour else now
+        everything = evidence if some is None else chain((some,), evidence)
+        return plan(everything, policy, table, at, tasks=tasks or None, recorded=recorded), policy
+
+
+def _work(evidence: Iterable[TaskEvidence]) -> Iterator[TaskEvidence]:
+    """What is the user's own work: the token-budget probe of `bench` is left out."""
+    from tierwise.config import is_probe
+
+    for one in evidence:
+        probes = [identity for identity in one.series if is_probe(one.task, identity[-1])]
+        if len(probes) < len(one.series) or one.invalid:
+            yield one.without(probes) if probes else one
 
 
 def findings(recommendations: Iterable[Recommendation]) -> list[str]:
