@@ -9,10 +9,9 @@ from tierwise.core.assess import Candidate
 from tierwise.core.compare import COST_KINDS, compare
 from tierwise.core.pool import COST, COST_SQ, COST_SUCCESS, PRICED, PRICED_SUCCESSES, RUNS, SUCCESSES
 from tierwise.core.rollout import Step
-from tierwise.core.standing import Case, barred, order
-from tierwise.core.traffic import ArmSums, split, within_budget
+from tierwise.core.standing import Case, barred, order, without_cost
+from tierwise.core.traffic import ArmSums, drop_alpha, dropped_now, split, within_budget
 
-DROP_ALPHA: Final = 0.10
 DAY_S: Final = 86_400
 
 
@@ -36,13 +35,14 @@ def _hopeless(case: Case, one: Candidate, best: Candidate | None, arms: int) -> 
     own = one.comparison
     if own is None or not own.enough:
         return False
-    if own.gain.high < case.policy.min_improvement:
-        return True
-    if best is None or best is one or best is case.incumbent:
-        return False
-    alpha = DROP_ALPHA / max(arms - 1, 1)
-    against = compare(best.pool, one.pool, case.policy, alpha=alpha, concurrent=case.grade == "randomised")
-    return against.enough and against.gain.high < 0
+    against_best = None
+    if best is not None and best is not one and best is not case.incumbent:
+        concurrent = case.grade == "randomised"
+        against = compare(best.pool, one.pool, case.policy, alpha=drop_alpha(arms), concurrent=concurrent)
+        against_best = against.gain.high if against.enough else None
+    return dropped_now(
+        gain_high=own.gain.high, min_improvement=case.policy.min_improvement, against_best_high=against_best
+    )
 
 
 def shares(case: Case, step: Step, dropped: Mapping[str, str], ladder: Sequence[str]) -> dict[str, float]:
@@ -52,14 +52,16 @@ def shares(case: Case, step: Step, dropped: Mapping[str, str], ladder: Sequence[
     if policy.risk == "high" or (policy.explore == 0 and canary is None):
         return {step.primary: 1.0}
     eligible = frozenset(
-        c.name for c in everyone if c.name == step.primary or not (c.refuted or barred(case, c) is not None)
+        c.name for c in everyone if c.name == step.primary or not (c.refuted or without_cost(case, c) is not None)
     )
+    # A trace of the traffic, or nobody would notice that it is another model now.
+    left_alone = {c.name for c in everyone if barred(case, c) is not None or (step.failed and c is step.challenger)}
     weights = split(
         tuple(map(_sums, everyone)),
         primary=step.primary,
         explore=policy.explore,
         value=_value(case, everyone, ladder),
-        dropped=frozenset(dropped) - {step.primary},
+        dropped=(frozenset(dropped) | left_alone) - {step.primary},
         eligible=eligible,
         canary=canary,
     )
