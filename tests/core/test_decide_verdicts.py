@@ -261,7 +261,7 @@ def test_escalated_traffic_is_never_compared_with_first_attempts() -> None:
 
 def test_randomised_arms_are_compared_in_shared_buckets_only() -> None:
     """Hours in which only the incumbent ran, with harder traffic, do not count against it."""
-    rows = hours("dear", runs(10, 9, cost=0.001), 30) + hours("dear", runs(10, 10, cost=0.001), 30, first=100)
+    rows = hours("dear", runs(10, 9, cost=0.001), 9) + hours("dear", runs(10, 10, cost=0.001), 30, first=100)
     rows += hours("other", runs(10, 10, cost=0.001), 30, first=100)
     found = decide(rows, policy("dear", "other"), ROUTE, NOW)
     challenger = next(c for c in found.candidates if c.candidate == "other")

@@ -269,8 +269,8 @@ def _loss(pool: Pool, value: float) -> tuple[float, float]:
     spread = max(pool.total(COST_SQ) / n - mean * mean, 0.0)
     covariance = pool.total(COST_SUCCESS) / n - mean * rate
     iid = max(spread + value * value * smoothed_rate_variance(successes, n) - 2 * value * covariance, 0.0)
-    pairs = zip(pool.series(COST), pool.series(PRICED_SUCCESSES), strict=True)
-    variance = robust_variance([c - value * s for c, s in pairs], pool.series(PRICED), iid)
+    pairs = zip(pool.clusters(COST), pool.clusters(PRICED_SUCCESSES), strict=True)
+    variance = robust_variance([c - value * s for c, s in pairs], pool.clusters(PRICED), iid)
     return mean + value * (1 - rate), variance
 
 

@@ -15,7 +15,7 @@ from tierwise.core.evidence import EvidenceRow
 from tierwise.core.incumbent import DAY_S, find_incumbent, grade_of, notes, open_runs
 from tierwise.core.inputs import hash_inputs
 from tierwise.core.policy import WILDCARD, TaskPolicy
-from tierwise.core.pool import COST, RUNS, SUCCESSES, Selection, select
+from tierwise.core.pool import COST, COST_SQ, PRICED, RUNS, SUCCESSES, Selection, select
 from tierwise.core.recommendation import Reason, Recommendation
 from tierwise.core.rollout import (
     DRIFT_MIN_BUCKETS,
@@ -101,7 +101,13 @@ def _drifts(selection: Selection, names: Sequence[str], grade: Grade | None) -> 
     found = {}
     for name in names:
         pool = selection.pool(name, grade)
-        drift = find_drift(pool.series(RUNS), pool.series(SUCCESSES), pool.series(COST))
+        drift = find_drift(
+            pool.series(RUNS),
+            pool.series(SUCCESSES),
+            pool.series(COST),
+            cost_sq=pool.series(COST_SQ),
+            priced=pool.series(PRICED),
+        )
         if drift is None:
             continue
         start = pool.slots[-drift.buckets][0]

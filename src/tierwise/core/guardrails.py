@@ -112,7 +112,7 @@ def mean_estimate(metric: str, pool: Pool) -> MeanEstimate | None:
         n, total = pool.total(ATTEMPTS), pool.total("tokens.output")
         if n <= 0:
             return None
-        totals, counts = _busy(pool.series("tokens.output"), pool.series(ATTEMPTS))
+        totals, counts = _busy(pool.clusters("tokens.output"), pool.clusters(ATTEMPTS))
         return MeanEstimate(value=total / n, variance=bucket_variance(totals, counts), n=n)
     return _cost_estimate(metric, pool) if pool.total(PRICED) > 0 else None
 
@@ -122,7 +122,7 @@ def _cost_estimate(metric: str, pool: Pool) -> MeanEstimate:
     if metric == "cost_per_call":
         mean = cost / n
         iid = max(pool.total(COST_SQ) / n - mean * mean, 0.0)
-        totals, counts = _busy(pool.series(COST), pool.series(PRICED))
+        totals, counts = _busy(pool.clusters(COST), pool.clusters(PRICED))
         return MeanEstimate(value=mean, variance=robust_variance(totals, counts, iid), n=n)
     successes = pool.total(PRICED_SUCCESSES)
     if successes <= 0:
@@ -150,8 +150,8 @@ def _log_cost_variance(pool: Pool) -> float:
         cost_success_sum=pool.total(COST_SUCCESS),
     )
     mean, rate = cost / n, (successes + 2.0) / (n + 4.0)
-    scaled = map(mul, pool.series(PRICED_SUCCESSES), repeat(mean / rate))
-    totals, counts = _busy(list(map(sub, pool.series(COST), scaled)), pool.series(PRICED))
+    scaled = map(mul, pool.clusters(PRICED_SUCCESSES), repeat(mean / rate))
+    totals, counts = _busy(list(map(sub, pool.clusters(COST), scaled)), pool.clusters(PRICED))
     return robust_variance(totals, counts, iid * mean * mean) / (mean * mean)
 
 
@@ -172,7 +172,7 @@ def _share(pool: Pool, numerator: str, denominator: str) -> float:
     key = ("share", numerator, denominator)
     if key not in pool.memo:
         n, hits = pool.total(denominator), max(pool.total(numerator), 0.0)
-        totals, counts = _busy(pool.series(numerator), pool.series(denominator))
+        totals, counts = _busy(pool.clusters(numerator), pool.clusters(denominator))
         pool.memo[key] = effective_share(totals, counts, smoothed_rate_variance(min(hits, n), n))
     share: float = pool.memo[key]
     return share
@@ -215,7 +215,7 @@ def _judge_check_score(rule: GuardrailMetric, pool: Pool, alpha: float) -> Guard
         return _unknown(rule)
     mean = min(max(total / scored, 0.0), 1.0)
     n = min(scored, pool.total(ATTEMPTS) or scored)
-    totals, counts = _busy(pool.series("check_score_sum"), pool.series("check_count"))
+    totals, counts = _busy(pool.clusters("check_score_sum"), pool.clusters("check_count"))
     share = effective_share(totals, counts, smoothed_rate_variance(mean * scored, scored))
     low, high = rate_interval(mean * n * share, n * share, alpha)
     state, runs = _rate_state(mean * n, n, share, rule.limit, rule.op == ">=", alpha, (1.0, 1.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
-from itertools import compress
+from itertools import accumulate, compress
 from operator import add, sub
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from tierwise.core.columns import Series, Slot, TaskEvidence
 from tierwise.core.evidence import HOUR_S, LATENCY_EDGES_S, UNCOUNTED
 from tierwise.core.records import dataclass
 
+MAX_CLUSTERS: Final = 240
 COMPARED_ARMS: Final = ("primary", "canary", "explore", "pinned")
 """Arms whose randomised runs compare candidates; shadow and fallback traffic is another kind of traffic."""
 
@@ -74,6 +75,24 @@ class Pool:
             self.memo[name] = found
         return found
 
+    def clusters(self, name: str) -> list[float]:
+        """The same, in stretches of neighbouring buckets where there are more than 240: what variances are made of.
+
+        Wider clusters take in more of what persists; so many of them cost no power.
+        """
+        if len(self.slots) <= MAX_CLUSTERS:
+            return self.series(name)
+        key = ("clusters", name)
+        if key not in self.memo:
+            width = -(-len(self.slots) // MAX_CLUSTERS)
+            sums = list(accumulate(self.series(name)))
+            ends = sums[width - 1 :: width]
+            if len(sums) % width:
+                ends.append(sums[-1])
+            self.memo[key] = list(map(sub, ends, [0, *ends]))
+        found: list[float] = self.memo[key]
+        return found
+
     def histogram(self, which: str) -> list[int]:
         """Histogram counts over all buckets (`latency` or `ttft`); empty without any."""
         key = ("histogram", which)
@@ -88,15 +107,15 @@ class Pool:
         return found
 
     def at_or_below(self, which: str, index: int) -> list[float]:
-        """Counts per bucket of what lies at or below an edge of a histogram; index -1 counts everything."""
+        """Counts per cluster of what lies at or below an edge of a histogram; index -1 counts everything."""
         key = ("below", which, index)
         if key not in self.memo:
             used = [one for one, count in enumerate(self.histogram(which)) if count]
             below = [one for one in used if index < 0 or one <= index]
             if index < 0 or 2 * len(below) <= len(used):
-                self.memo[key] = self._sum(f"{which}.{one}" for one in below)
+                self.memo[key] = _sum([self.clusters(f"{which}.{one}") for one in below], len(self.clusters(RUNS)))
             else:
-                above = self._sum(f"{which}.{one}" for one in used if one > index)
+                above = _sum([self.clusters(f"{which}.{one}") for one in used if one > index], len(self.clusters(RUNS)))
                 self.memo[key] = list(map(sub, self.at_or_below(which, -1), above))
         found: list[float] = self.memo[key]
         return found
@@ -129,17 +148,22 @@ class Pool:
         return found
 
     def _sum(self, names: Iterable[str]) -> list[float]:
-        found: list[float] | None = None
-        for name in names:
-            column = self.series(name)
-            found = column if found is None else list(map(add, found, column))
-        return [0] * len(self.slots) if found is None else found
+        return _sum([self.series(name) for name in names], len(self.slots))
 
     def _named(self, prefix: str, without: Sequence[str] = ()) -> list[float]:
         """Sum of the columns of a mapping."""
         return self._sum(
             name for name in sorted(self._names) if name.startswith(prefix) and name[len(prefix) :] not in without
         )
+
+
+def _sum(columns: Sequence[list[float]], length: int) -> list[float]:
+    if not columns:
+        return [0] * length
+    found = columns[0]
+    for column in columns[1:]:
+        found = list(map(add, found, column))
+    return found
 
 
 def _well_formed(pool: Pool) -> list[float]:
