@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import exp, inf, log, sqrt
+from operator import add, mul, truediv
 from typing import Final
 
 from tierwise.core.confseq import (
@@ -22,6 +23,7 @@ from tierwise.core.variance import robust_variance
 CLEARLY: Final = 0.5
 """Point gain that counts as clear where only the success rates have been separated exactly."""
 
+QUARTERS: Final = 4
 COST_KINDS: Final = ("cost_per_success", "loss")
 
 
@@ -62,23 +64,27 @@ def compare(incumbent: Pool, challenger: Pool, policy: TaskPolicy, *, alpha: flo
     """Compare two arms at error probability `alpha` over all looks.
 
     With `concurrent` (randomised evidence) only buckets in which both arms have runs count, so that hours of another
-    kind, or a bench beside live traffic, cannot pass for a difference between the models.
+    kind, or a bench beside live traffic, cannot pass for a difference between the models; and where the split between
+    the two has changed over time, both get the same weight in each bucket (`common_weights`).
     """
     if concurrent:
         shared = incumbent.live_slots & challenger.live_slots
         incumbent, challenger = incumbent.within(shared), challenger.within(shared)
     buckets = min(incumbent.buckets, challenger.buckets)
-    a, b = _Arm.of(incumbent), _Arm.of(challenger)
-    smaller = min(a.n, b.n)
+    n_i, n_c = incumbent.total(RUNS), challenger.total(RUNS)
+    smaller = min(n_i, n_c)
     if policy.objective.kind in COST_KINDS:
         smaller = min(smaller, incumbent.total(PRICED), challenger.total(PRICED))
     enough = smaller >= max(policy.min_runs, 1) and buckets >= policy.min_buckets
-    if a.n == 0 or b.n == 0:
+    if smaller <= 0:
         return Comparison(
-            n_incumbent=int(a.n), n_challenger=int(b.n), buckets=buckets, enough=False, gain=Gain(), shown=False,
+            n_incumbent=int(n_i), n_challenger=int(n_c), buckets=buckets, enough=False, gain=Gain(), shown=False,
             exact=False, difference=None, difference_low=-1.0, difference_high=1.0, non_inferior=False, inferior=False,
             runs_more=None,
         )  # fmt: skip
+    if concurrent and _split_changed(incumbent, challenger):
+        incumbent, challenger = common_weights(incumbent, challenger)
+    a, b = _Arm.of(incumbent), _Arm.of(challenger)
     difference = b.rate - a.rate
     width = _success_width(a, b, alpha) if enough else 2.0
     low, high = max(difference - width, -1.0), min(difference + width, 1.0)
@@ -89,8 +95,8 @@ def compare(incumbent: Pool, challenger: Pool, policy: TaskPolicy, *, alpha: flo
     worthwhile = gain.point is not None and gain.point >= policy.min_improvement
     exact = worthwhile and better and _exact_decides(incumbent, challenger, gain, policy)
     return Comparison(
-        n_incumbent=int(a.n),
-        n_challenger=int(b.n),
+        n_incumbent=int(n_i),
+        n_challenger=int(n_c),
         buckets=buckets,
         enough=enough,
         gain=gain,
@@ -103,6 +109,38 @@ def compare(incumbent: Pool, challenger: Pool, policy: TaskPolicy, *, alpha: flo
         inferior=high < -policy.margin or a.exceeds(b, policy.margin, alpha),
         runs_more=_runs_more(a, b, gain, width_at, policy, alpha, buckets),
     )
+
+
+def common_weights(incumbent: Pool, challenger: Pool) -> tuple[Pool, Pool]:
+    """Both arms of the same buckets with weights n1 n2 / (n1 + n2) in each, scaled to their effective numbers of runs.
+
+    While the split moves towards one arm, its totals lean to the later hours: what changed with time would pass for a
+    difference between the arms (Simpson). With the weights of Mantel and Haenszel (1959) each bucket compares like with
+    like. An arm's effective n is (sum w)^2 / sum(w^2 / n), that of a weighted mean of bucket means.
+    """
+    n_i, n_c = incumbent.series(RUNS), challenger.series(RUNS)
+    weights = list(map(truediv, map(mul, n_i, n_c), map(add, n_i, n_c)))
+    whole = sum(weights)
+    made = []
+    for pool, n in ((incumbent, n_i), (challenger, n_c)):
+        factors = list(map(truediv, weights, n))
+        scale = whole / sum(map(mul, weights, factors))
+        made.append(pool.weighted([factor * scale for factor in factors]))
+    return made[0], made[1]
+
+
+def _split_changed(incumbent: Pool, challenger: Pool) -> bool:
+    """Whether the challenger's share of the two was another one in some quarter of the buckets, beyond chance."""
+    n_i, n_c = incumbent.series(RUNS), challenger.series(RUNS)
+    if len(n_i) != len(n_c) or len(n_i) < QUARTERS:
+        return False
+    share = sum(n_c) / (sum(n_i) + sum(n_c))
+    for quarter in range(QUARTERS):
+        part = slice(quarter * len(n_i) // QUARTERS, (quarter + 1) * len(n_i) // QUARTERS)
+        mine, both = sum(n_c[part]), sum(n_i[part]) + sum(n_c[part])
+        if abs(mine / both - share) > max(0.02, 4 * sqrt(share * (1 - share) / both)):
+            return True
+    return False
 
 
 def gain_and_error(  # noqa: PLR0911 - a return a case

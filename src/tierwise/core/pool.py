@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from itertools import accumulate, compress
-from operator import add, sub
+from operator import add, mul, sub
 from typing import Any, Final
 
 from tierwise.core.call import Grade
@@ -126,6 +126,10 @@ class Pool:
             return self
         mask = [slot in slots for slot in self.slots]
         return Pool(list(compress(self.slots, mask)), lambda name: list(compress(self.series(name), mask)), self._names)
+
+    def weighted(self, factors: Sequence[float]) -> Pool:
+        """Every sum of a bucket times the bucket's factor."""
+        return Pool(self.slots, lambda name: list(map(mul, self.series(name), factors)), self._names)
 
     def since(self, start_s: int) -> Pool:
         """The hours that began at `start_s` or later."""
