@@ -109,6 +109,7 @@ def test_the_hash_depends_on_every_field() -> None:
     changes: dict[str, object] = {
         "n": 5, "successes": 2, "priced": 3, "priced_successes": 2, "cost_sum": 0.5, "cost_sq_sum": 0.5,
         "cost_success_sum": 0.5, "outcomes": {"success": 3, "error": 1}, "json_forms": {"fenced": 3}, "retries": 1,
+        "pairs": {"m": (1.0,) * 17},
         "retried": 1, "escalated": 1, "tokens": {"input": 400}, "latency": histogram([3.0]), "latency_sum_s": 0.5,
         "ttft": histogram([300.0]), "check_score_sum": 0.25, "check_count": 1, "accepted": 1, "rejected": 1,
     }  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import isfinite
 
 from tierwise.core.call import Grade
-from tierwise.core.compare import Comparison, compare, objective_value
+from tierwise.core.compare import Comparison, compare, objective_value, with_pairs
 from tierwise.core.confseq import rate_interval
 from tierwise.core.guardrails import (
     MeanEstimate,
@@ -99,7 +99,15 @@ def assess(
         pool, guardrails, comparison = pools[name], states[name], None
         if name != current:
             concurrent = grade == "randomised"
-            comparison = compare(pools[current], pool, policy, alpha=alpha / challengers, concurrent=concurrent)
+            begun = (
+                pools[current].slots[0][0] if pools[current].slots else 0
+            )  # pairs with what the incumbent was before
+            pairs = selection.shadow[name].since(begun).pairs(current) if name in selection.shadow else []
+            alone = not concurrent
+            own = alpha / challengers / (2 if pairs and not alone else 1)
+            comparison = compare(pools[current], pool, policy, alpha=own, concurrent=concurrent)
+            if pairs:
+                comparison = with_pairs(comparison, pairs, policy, alpha=own, alone=alone)
         runs_needed = _runs_needed(comparison, pool, guardrails, policy)
         if broken and name != current:
             runs_needed = _replacement_needs(runs_needed, comparison, pool, guardrails, policy)
@@ -204,7 +212,7 @@ def _runs_needed(
     short = max(policy.min_runs - n, 0)
     if comparison is None:
         return short
-    smaller = min(comparison.n_challenger, comparison.n_incumbent)
+    smaller = max(min(comparison.n_challenger, comparison.n_incumbent), comparison.pairs)
     if smaller == 0:
         return policy.min_runs
     if comparison.shown and policy.needs_proof:

@@ -9,6 +9,7 @@ from operator import attrgetter, eq
 from typing import Final
 
 from tierwise.core.evidence import LATENCY_EDGES_S, Evidence, EvidenceRow, Key
+from tierwise.core.pairs import PairSums
 
 Identity = tuple[str, str, str, int, str, str]
 """candidate, epoch, arm, rung, grade, bench session (`""` for live traffic): a key without its task and bucket."""
@@ -25,6 +26,7 @@ _NATURAL: Final = (
     "n", "priced", "cost_sum", "cost_sq_sum", "retries", "retried", "escalated", "latency_sum_s", "check_count",
     "check_score_sum", "accepted", "rejected",
 )  # fmt: skip
+PAIR_SUMS: Final = len(PairSums.__dataclass_fields__)
 _LENGTHS: Final = frozenset({0, len(LATENCY_EDGES_S) + 1})
 _MOST, _LEAST = 1e15, 1e-30  # an hour's dollars and seconds: outside, squares would leave what a float can hold
 
@@ -89,6 +91,9 @@ class Series:
         else:
             raise ValueError(f"buckets come in order of time: {slot} after {slots[-1]}")
         self.note((bucket, slot[2]), evidence)
+        self._count(evidence)
+
+    def _count(self, evidence: Evidence) -> None:
         for prefix, counts in (
             ("outcomes.", evidence.outcomes),
             ("json_forms.", evidence.json_forms),
@@ -97,6 +102,10 @@ class Series:
             for name, count in counts.items():
                 if count:
                     self._put(prefix + name, count)
+        for name, sums in evidence.pairs.items():
+            for index, value in enumerate(sums):
+                if value:
+                    self._put(pair_column(name, index), value)
         for index, count in enumerate(evidence.latency):
             if count:
                 self._put(_LATENCY[index], count)
@@ -203,6 +212,8 @@ def is_valid(evidence: Evidence) -> bool:
         return False
     if not -e.rejected <= e.successes <= e.n or e.priced > e.n or e.priced_successes > e.priced:
         return False
+    if e.pairs and not all(map(_pairs_fit, e.pairs.values())):
+        return False
     parts = (e.outcomes.values(), e.json_forms.values(), e.tokens.values(), e.latency, e.ttft)
     return all(not part or min(part) >= 0 for part in parts)
 
@@ -215,6 +226,7 @@ def _parts(evidence: Evidence) -> tuple[object, ...]:
         sorted(evidence.tokens.items()),
         tuple(evidence.latency),
         tuple(evidence.ttft),
+        sorted(evidence.pairs.items()),
     )
 
 
@@ -224,6 +236,15 @@ def _bytes(parts: tuple[object, ...]) -> bytes:
         return marshal.dumps(parts, 2)  # type: ignore[arg-type]
     except ValueError:
         return repr(parts).encode("utf-8", "surrogatepass")
+
+
+def pair_column(partner: str, index: int) -> str:
+    """The column of one of the sums of `PairSums` with a partner."""
+    return f"pairs.{index}.{partner}"
+
+
+def _pairs_fit(sums: tuple[float, ...]) -> bool:
+    return len(sums) == PAIR_SUMS and sum(map(abs, sums)) <= _MOST and min(sums) >= 0
 
 
 def _slot_of(key: Key) -> Slot:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import exp, inf, log, sqrt
 from operator import add, mul, truediv
 from typing import Final
@@ -15,6 +16,7 @@ from tierwise.core.confseq import (
     two_arm_variance,
 )
 from tierwise.core.guardrails import log_cost_variance, quantile_of, success_share
+from tierwise.core.pairs import PairSums, compare_pairs
 from tierwise.core.policy import TaskPolicy
 from tierwise.core.pool import COST, COST_SQ, COST_SUCCESS, PRICED, PRICED_SUCCESSES, RUNS, SUCCESSES, Pool
 from tierwise.core.records import dataclass
@@ -56,7 +58,11 @@ class Comparison:
     difference_high: float
     non_inferior: bool
     inferior: bool
-    runs_more: int | None
+    pairs: int = 0
+    """Shadow pairs of the two, which were compared prompt by prompt."""
+    paired: bool = False
+    """All of this is of the pairs alone: nobody chose which prompts went to whom."""
+    runs_more: int | None = None
     """Further runs per arm until the comparison is decided if the estimates stay; `None`: cannot be told."""
 
 
@@ -80,7 +86,6 @@ def compare(incumbent: Pool, challenger: Pool, policy: TaskPolicy, *, alpha: flo
         return Comparison(
             n_incumbent=int(n_i), n_challenger=int(n_c), buckets=buckets, enough=False, gain=Gain(), shown=False,
             exact=False, difference=None, difference_low=-1.0, difference_high=1.0, non_inferior=False, inferior=False,
-            runs_more=None,
         )  # fmt: skip
     if concurrent and _split_changed(incumbent, challenger):
         incumbent, challenger = common_weights(incumbent, challenger)
@@ -176,6 +181,59 @@ def gain_and_error(  # noqa: PLR0911 - a return a case
         return None, inf
     error = sqrt(log_cost_variance(incumbent) / n_i + log_cost_variance(challenger) / n_c)
     return log(c_i / s_i) - log(c_c / s_c), error
+
+
+def with_pairs(
+    found: Comparison, pairs: Sequence[PairSums], policy: TaskPolicy, *, alpha: float, alone: bool
+) -> Comparison:
+    """A comparison with that of shadow pairs; `alone`: of these only, since the runs were chosen and pairs are not.
+
+    Else the caller gives each of the two half of the error probability, and the bounds are the tighter ones of both.
+    Latencies are not compared in pairs.
+    """
+    kind = policy.objective.kind
+    if kind in ("latency_p50", "latency_p95"):
+        return found
+    own = compare_pairs(
+        pairs,
+        alpha=alpha,
+        margin=policy.margin,
+        min_pairs=policy.min_runs,
+        min_buckets=policy.min_buckets,
+        value_of_success_usd=policy.objective.value_of_success_usd if kind == "loss" else None,
+    )
+    if own.n == 0:
+        return found
+    bounds = own.difference if kind == "success_rate" else own.gain
+    shown = bounds.point is not None and bounds.point >= policy.min_improvement and bounds.low > 0
+    by_pairs = replace(
+        found,
+        pairs=own.n,
+        paired=True,
+        buckets=own.buckets,
+        enough=own.enough,
+        gain=Gain(point=bounds.point, low=bounds.low, high=bounds.high),
+        shown=shown,
+        exact=False,
+        difference=own.difference.point,
+        difference_low=own.difference.low,
+        difference_high=own.difference.high,
+        non_inferior=own.non_inferior,
+        inferior=own.inferior,
+        runs_more=max(policy.min_runs - own.n, 0) or None,
+    )
+    if alone or not (found.enough or found.exact):
+        return by_pairs
+    return replace(
+        found,
+        pairs=own.n,
+        gain=Gain(point=found.gain.point, low=max(found.gain.low, bounds.low), high=min(found.gain.high, bounds.high)),
+        shown=found.shown or shown,
+        difference_low=max(found.difference_low, own.difference.low),
+        difference_high=min(found.difference_high, own.difference.high),
+        non_inferior=found.non_inferior or own.non_inferior,
+        inferior=found.inferior or own.inferior,
+    )
 
 
 def objective_value(pool: Pool, policy: TaskPolicy) -> float | None:

@@ -72,6 +72,8 @@ class Evidence:
     check_count: int = 0
     accepted: int = 0
     rejected: int = 0
+    pairs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of shadow runs, by the candidate whose prompt they shared: the sums of `pairs.PairSums`, in the order of its fields."""
 
     def __add__(self, other: Evidence) -> Evidence:
         """The evidence of both: associative and commutative, counts exactly, sums up to rounding.
@@ -102,6 +104,7 @@ class Evidence:
             check_count=self.check_count + other.check_count,
             accepted=self.accepted + other.accepted,
             rejected=self.rejected + other.rejected,
+            pairs=_merge_pairs(self.pairs, other.pairs) if self.pairs or other.pairs else {},
         )
 
     @property
@@ -149,7 +152,7 @@ class EvidenceRow:
 class EvidenceBuilder:
     """A mutable sum of many calls, runs and rows under one key; much faster than adding `Evidence` values."""
 
-    __slots__ = ("_counts", "_forms", "_latency", "_outcomes", "_sums", "_tokens", "_ttft")
+    __slots__ = ("_counts", "_forms", "_latency", "_outcomes", "_pairs", "_sums", "_tokens", "_ttft")
 
     def __init__(self) -> None:
         self._counts = dict.fromkeys(_COUNTS, 0)
@@ -159,6 +162,7 @@ class EvidenceBuilder:
         self._tokens: dict[str, int] = {}
         self._latency: list[int] = []
         self._ttft: list[int] = []
+        self._pairs: Mapping[str, tuple[float, ...]] = {}
 
     def add_call(self, call: Call) -> None:
         """Add one call.
@@ -217,6 +221,8 @@ class EvidenceBuilder:
                 _bump(mine, name, count)
         self._latency = list(_merge_histograms(tuple(self._latency), evidence.latency))
         self._ttft = list(_merge_histograms(tuple(self._ttft), evidence.ttft))
+        if evidence.pairs:
+            self._pairs = _merge_pairs(self._pairs, evidence.pairs)
 
     def build(self) -> Evidence:
         """The sum so far; the builder may go on."""
@@ -242,6 +248,7 @@ class EvidenceBuilder:
             check_count=counts["check_count"],
             accepted=counts["accepted"],
             rejected=counts["rejected"],
+            pairs=dict(self._pairs),
         )
 
     def _add_unit(self, success: bool, cost_usd: float | None) -> None:
@@ -324,6 +331,16 @@ def _merge_counts(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
     merged = dict(a)
     for name, count in b.items():
         merged[name] = merged.get(name, 0) + count
+    return merged
+
+
+def _merge_pairs(
+    a: Mapping[str, tuple[float, ...]], b: Mapping[str, tuple[float, ...]]
+) -> dict[str, tuple[float, ...]]:
+    merged = dict(a)
+    for name, sums in b.items():
+        known = merged.get(name)
+        merged[name] = sums if known is None else tuple(x + y for x, y in zip(known, sums, strict=True))
     return merged
 
 

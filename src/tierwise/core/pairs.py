@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import repeat
 from math import exp, inf, log
-from operator import add, attrgetter, mul
+from operator import add, attrgetter
 from typing import Final
 
-from tierwise.core.confseq import asymptotic_half_width, rate_log_e
+from tierwise.core.confseq import asymptotic_half_width, log_ratio_bounds, rate_log_e, smoothed_rate_variance
 from tierwise.core.records import dataclass
 from tierwise.core.variance import effective_share, robust_variance
 
@@ -55,6 +54,9 @@ class PairSums:
         """Pairs in which one alone succeeded."""
         return self.only_incumbent + self.only_challenger
 
+
+_Weights = tuple[float, float, float, float]
+"""Of (C_i, S_i, C_c, S_c) in a weighted sum of them."""
 
 _FIELDS: Final = tuple(PairSums.__dataclass_fields__)
 _values: Final[Callable[[PairSums], tuple[float, ...]]] = attrgetter(*_FIELDS)
@@ -158,18 +160,22 @@ def compare_pairs(
     point = (total.only_challenger - total.only_incumbent) / n
     width = asymptotic_half_width(variance, n, alpha) if enough else 2.0
     difference = Bounds(point=point, low=max(point - width, -1.0), high=min(point + width, 1.0))
-    better = _more_often(total.only_challenger * share, total.discordant * share, 0.5, alpha)
-    worse = _more_often(total.only_incumbent * share, total.discordant * share, 0.5, alpha)
+    priced = enough and total.priced >= max(min_pairs, 1)
+    if value_of_success_usd is None:
+        gain = _cost_gain(busy, total, alpha, enough=priced)
+    else:
+        gain = _loss_gain(busy, total, alpha, value_of_success_usd, enough=priced)
+    known = sign_log_e(total.only_challenger * share, total.discordant * share) >= -log(alpha)
     return PairedComparison(
         n=int(n),
         discordant=int(total.discordant),
         buckets=len(busy),
         enough=enough,
-        gain=_gain(busy, total, alpha, value_of_success_usd, enough=enough and total.priced >= max(min_pairs, 1)),
+        gain=gain,
         difference=difference,
-        better=better,
-        worse=worse,
-        non_inferior=difference.low > -margin or _less_often(total.only_incumbent * share, n * share, margin, alpha),
+        better=known and point > 0,
+        worse=known and point < 0,
+        non_inferior=difference.low > -margin or _seldom_worse(busy, total, margin, alpha),
         inferior=difference.high < -margin,
     )
 
@@ -209,32 +215,31 @@ def _log_ratio_weights(total: PairSums) -> _Weights:
     )
 
 
-def _gain(busy: Sequence[PairSums], total: PairSums, alpha: float, value: float | None, *, enough: bool) -> Bounds:
-    if total.priced <= 0:
+def _cost_gain(busy: Sequence[PairSums], total: PairSums, alpha: float, *, enough: bool) -> Bounds:
+    if total.priced <= 0 or (total.success_i <= 0 and total.success_c <= 0):
         return Bounds()
-    if value is not None:
-        mean = (total.cost_i + value * (total.priced - total.success_i)) / total.priced
-        saved = (total.cost_i - total.cost_c + value * (total.success_c - total.success_i)) / total.priced
-        if mean <= 0:
-            return Bounds()
-        width = _width(busy, total, (1.0, -value, -1.0, value), alpha) if enough else inf
-        return Bounds(point=saved / mean, low=(saved - width) / mean, high=(saved + width) / mean)
     if total.success_c <= 0:
-        return Bounds() if total.success_i <= 0 else Bounds(point=-inf)
+        return Bounds(point=-inf)
     if total.success_i <= 0:
         return Bounds(point=1.0, high=1.0)
     if total.cost_i <= 0 or total.cost_c <= 0:
         free = 0.0 if total.cost_i <= 0 and total.cost_c <= 0 else 1.0 if total.cost_c <= 0 else -inf
         return Bounds(point=free, low=free, high=free)
-    theta = log(total.cost_i / total.success_i) - log(total.cost_c / total.success_c)
-    if not enough:
-        return Bounds(point=1 - exp(-theta))
-    width = _width(busy, total, _log_ratio_weights(total), alpha)
-    return Bounds(point=1 - exp(-theta), low=1 - exp(min(width - theta, 700.0)), high=1 - exp(-theta - width))
+    theta = log(total.cost_c / total.success_c) - log(total.cost_i / total.success_i)
+    width = _width(busy, total, _log_ratio_weights(total), alpha) if enough else inf
+    least, most = log_ratio_bounds(theta, width)
+    return Bounds(point=1 - exp(theta), low=1 - most, high=1 - least)
 
 
-_Weights = tuple[float, float, float, float]
-"""Of (C_i, S_i, C_c, S_c) in a weighted sum of them."""
+def _loss_gain(busy: Sequence[PairSums], total: PairSums, alpha: float, value: float, *, enough: bool) -> Bounds:
+    if total.priced <= 0:
+        return Bounds()
+    mean = (total.cost_i + value * (total.priced - total.success_i)) / total.priced
+    if mean <= 0:
+        return Bounds()
+    saved = (total.cost_i - total.cost_c + value * (total.success_c - total.success_i)) / total.priced
+    width = _width(busy, total, (1.0, -value, -1.0, value), alpha) if enough else inf
+    return Bounds(point=saved / mean, low=(saved - width) / mean, high=(saved + width) / mean)
 
 
 def _width(busy: Sequence[PairSums], total: PairSums, weights: _Weights, alpha: float) -> float:
@@ -282,9 +287,9 @@ def _difference_variance(busy: Sequence[PairSums], total: PairSums) -> tuple[flo
     return variance, iid / variance
 
 
-def _more_often(wins: float, n: float, rate: float, alpha: float) -> bool:
-    return n > 0 and wins > rate * n and rate_log_e(min(wins, n), n, rate) >= -log(alpha)
-
-
-def _less_often(wins: float, n: float, rate: float, alpha: float) -> bool:
-    return n > 0 and wins < rate * n and rate_log_e(min(wins, n), n, rate) >= -log(alpha)
+def _seldom_worse(busy: Sequence[PairSums], total: PairSums, margin: float, alpha: float) -> bool:
+    """Whether the incumbent alone succeeds in fewer than `margin` of the pairs: the challenger is worse by less."""
+    n, lost = total.n, total.only_incumbent
+    counts = [one.n for one in busy]
+    share = effective_share([one.only_incumbent for one in busy], counts, smoothed_rate_variance(lost, n))
+    return lost < margin * n and rate_log_e(lost * share, n * share, margin) >= -log(alpha)

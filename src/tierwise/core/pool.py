@@ -10,8 +10,9 @@ from operator import add, mul, sub
 from typing import Any, Final
 
 from tierwise.core.call import Grade
-from tierwise.core.columns import Series, Slot, TaskEvidence
+from tierwise.core.columns import PAIR_SUMS, Series, Slot, TaskEvidence, pair_column
 from tierwise.core.evidence import HOUR_S, LATENCY_EDGES_S, UNCOUNTED
+from tierwise.core.pairs import PairSums
 from tierwise.core.records import dataclass
 
 MAX_CLUSTERS: Final = 240
@@ -130,6 +131,16 @@ class Pool:
     def weighted(self, factors: Sequence[float]) -> Pool:
         """Every sum of a bucket times the bucket's factor."""
         return Pool(self.slots, lambda name: list(map(mul, self.series(name), factors)), self._names)
+
+    def pairs(self, partner: str) -> list[PairSums]:
+        """Shadow pairs with another candidate, bucket by bucket; empty without any."""
+        if pair_column(partner, 0) not in self._names and not any(
+            pair_column(partner, index) in self._names for index in range(1, PAIR_SUMS)
+        ):
+            return []
+        columns = [self.series(pair_column(partner, index)) for index in range(PAIR_SUMS)]
+        names = tuple(PairSums.__dataclass_fields__)
+        return [PairSums(**dict(zip(names, sums, strict=True))) for sums in zip(*columns, strict=True) if any(sums)]
 
     def since(self, start_s: int) -> Pool:
         """The hours that began at `start_s` or later."""

@@ -63,7 +63,7 @@ def standing(case: Case, challenger: Candidate) -> tuple[Standing, list[Reason]]
     if states:
         return "lost", [about(challenger, "guardrail_refuted", f"breaks {wording.finding(g)}.") for g in states]
     comparison = challenger.comparison
-    if comparison is None or comparison.n_challenger == 0 or comparison.n_incumbent == 0:
+    if comparison is None or (0 in (comparison.n_challenger, comparison.n_incumbent) and not comparison.pairs):
         return "needs", [_no_runs(case, challenger)]
     found = (
         f"{wording.gain_of(comparison, case.policy)}; {wording.difference_of(comparison)}; {wording.basis(comparison)}"
@@ -107,7 +107,7 @@ def _shown(case: Case, challenger: Candidate, found: str) -> tuple[Standing, lis
     blocked = _grade_blocks(case, challenger)
     if blocked is not None:
         return "needs", [gain, blocked]
-    observational = [_confounded(case, challenger)] if case.grade == "observational" else []
+    observational = [_confounded(case, challenger)] if case.grade == "observational" and not comparison.paired else []
     if comparison.non_inferior:
         if case.automatic and case.grade == "randomised" and case.selection.single_session:
             text = "was measured in one bench session only: a canary on live traffic must confirm it."
@@ -153,7 +153,8 @@ def without_cost(case: Case, candidate: Candidate) -> Reason | None:
 
 
 def _grade_blocks(case: Case, challenger: Candidate) -> Reason | None:
-    if case.grade != "observational" or not (case.automatic or case.policy.needs_proof):
+    paired = challenger.comparison is not None and challenger.comparison.paired
+    if case.grade != "observational" or paired or not (case.automatic or case.policy.needs_proof):
         return None
     why = "`apply: auto` never acts" if case.automatic else "a task that demands proof is not changed"
     text = (

@@ -135,10 +135,13 @@ def difference_of(comparison: Comparison) -> str:
 
 def basis(comparison: Comparison) -> str:
     """How many runs and buckets a comparison rests on."""
+    pairs = f"{comparison.pairs:,} shadow pair{'' if comparison.pairs == 1 else 's'}" if comparison.pairs else ""
+    if comparison.paired:
+        return pairs
     return (
         f"{runs(comparison.n_challenger)} against {comparison.n_incumbent:,} in {comparison.buckets} shared "
         f"bucket{'' if comparison.buckets == 1 else 's'}"
-    )
+    ) + (f" and {pairs}" if pairs else "")
 
 
 def _points(difference: float) -> str:

@@ -88,6 +88,8 @@ def evidence_row(values: Sequence[Any]) -> EvidenceRow:
     for name in JSON_COLUMNS:
         found[name] = json.loads(found[name])
     found["latency"], found["ttft"] = tuple(found["latency"]), tuple(found["ttft"])
+    if found["pairs"]:
+        found["pairs"] = {name: tuple(sums) for name, sums in found["pairs"].items()}
     return EvidenceRow(key=key, evidence=Evidence(**found))
 
 

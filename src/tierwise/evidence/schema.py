@@ -19,7 +19,7 @@ COUNT_COLUMNS: Final = (
     "rejected",
 )  # fmt: skip
 SUM_COLUMNS: Final = ("cost_sum", "cost_sq_sum", "cost_success_sum", "latency_sum_s", "check_score_sum")
-JSON_COLUMNS: Final = ("outcomes", "json_forms", "tokens", "latency", "ttft")
+JSON_COLUMNS: Final = ("outcomes", "json_forms", "tokens", "latency", "ttft", "pairs")
 EVIDENCE_COLUMNS: Final = (*KEY_COLUMNS, *COUNT_COLUMNS, *SUM_COLUMNS, *JSON_COLUMNS)
 
 
@@ -71,7 +71,9 @@ _VERSION_2: Final = (
     "ALTER TABLE runs ADD COLUMN round INTEGER NOT NULL DEFAULT -1",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2)
+_VERSION_3: Final = ("ALTER TABLE evidence ADD COLUMN pairs TEXT NOT NULL DEFAULT '{}'",)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2, _VERSION_3)
 """Statements that lead from version n to n + 1; a released entry is never changed."""
 
 VERSION: Final = len(MIGRATIONS)
