@@ -82,9 +82,19 @@ class Candidate:
 
 
 def assess(
-    selection: Selection, policy: TaskPolicy, names: Sequence[str], current: str, grade: Grade | None
+    selection: Selection,
+    policy: TaskPolicy,
+    names: Sequence[str],
+    current: str,
+    grade: Grade | None,
+    *,
+    urgent: bool = False,
 ) -> tuple[Candidate, tuple[Candidate, ...]]:
-    """The incumbent and its challengers, in the policy's order."""
+    """The incumbent and its challengers, in the policy's order.
+
+    `urgent`: the incumbent drifted, and its few hours since are compared with all that is known of the others, since
+    these have hardly met in so short a time.
+    """
     alpha = 1.0 - policy.confidence
     challengers = max(len(names) - 1, 1)
     alpha_guardrail = alpha / max(len(names) * len(policy.guardrails), 1)
@@ -98,12 +108,12 @@ def assess(
     for place, name in enumerate(names):
         pool, guardrails, comparison = pools[name], states[name], None
         if name != current:
-            concurrent = grade == "randomised"
+            concurrent = grade == "randomised" and not urgent
             begun = (
                 pools[current].slots[0][0] if pools[current].slots else 0
             )  # pairs with what the incumbent was before
             pairs = selection.shadow[name].since(begun).pairs(current) if name in selection.shadow else []
-            alone = not concurrent
+            alone = grade != "randomised"
             own = alpha / challengers / (2 if pairs and not alone else 1)
             comparison = compare(pools[current], pool, policy, alpha=own, concurrent=concurrent)
             if pairs:

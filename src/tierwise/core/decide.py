@@ -75,7 +75,7 @@ def decide(
     gate = replace(
         policy, min_runs=min(policy.min_runs, DRIFT_RUNS), min_buckets=min(policy.min_buckets, DRIFT_MIN_BUCKETS)
     )
-    incumbent, challengers = assess(selection, gate if urgent else policy, names, current, grade)
+    incumbent, challengers = assess(selection, gate if urgent else policy, names, current, grade, urgent=urgent)
     case = Case(
         policy=gate if urgent else policy,
         route=route,

@@ -17,10 +17,10 @@ DAY_S: Final = 86_400
 
 def dropped_arms(case: Case) -> dict[str, str]:
     """Challengers that exploring gives up, with their epochs: worse than the best by the sequence at .10/(K - 1), or
-    unable to gain enough. What was dropped stays so until the primary or its own epoch changes, or it drifts."""
+    unable to gain enough. What was dropped stays so until the primary changes or drifts, or its own epoch changes."""
     if case.policy.explore == 0:
         return {}
-    remembered = {} if case.route is None else case.route.dropped
+    remembered = {} if case.route is None or case.urgent else case.route.dropped
     everyone = (case.incumbent, *case.challengers)
     best = min((c for c in everyone if c.n >= max(case.policy.min_runs, 1)), key=order, default=None)
     found = {}
