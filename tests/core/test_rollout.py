@@ -233,3 +233,26 @@ def test_the_same_history_gives_the_same_bytes() -> None:
         world = World(BETTER, auto("dear", "cheap"), primary="dear", seed=5)
         chains.append([world.step().canonical_bytes() for _ in range(40)])
     assert chains[0] == chains[1]
+
+
+def test_the_ladder_goes_by_success_per_cost_on_escalated_traffic() -> None:
+    """The candidate that shines on first attempts is not the one that solves what the primary could not."""
+    names = {"first": (0.9, 0.001), "shiny": (0.95, 0.002), "solver": (0.85, 0.003)}
+    rows = [
+        row(name, runs(20, round(20 * rate), cost=cost), hour=h)
+        for h in range(20)
+        for name, (rate, cost) in names.items()
+    ]
+    plain = decide(rows, auto(*names), Route(task=TASK, primary="first"), after(20))
+    assert plain.ladder[0] == "first"
+    hard = [row("shiny", runs(10, 1, cost=0.002), hour=hour, rung=1) for hour in range(20)]
+    hard += [row("solver", runs(10, 8, cost=0.003), hour=hour, rung=2) for hour in range(20)]
+    found = decide(rows + hard, auto(*names), Route(task=TASK, primary="first"), after(20))
+    assert found.ladder == (found.primary, "solver", "shiny")
+    assert found.after is not None
+    assert found.after.ladder == found.ladder
+    assert "rung" in codes(found)
+    valued = auto(*names, value_of_success_usd=0.004)
+    told = decide(rows + hard, valued, Route(task=TASK, primary="first"), after(20))
+    assert told.ladder == (told.primary, "solver")
+    assert "rung_not_worth" in codes(told)

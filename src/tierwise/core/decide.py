@@ -28,7 +28,7 @@ from tierwise.core.rollout import (
     stay,
 )
 from tierwise.core.route import Route
-from tierwise.core.shares import dropped_arms, shares
+from tierwise.core.shares import dropped_arms, ladder_of, shares
 from tierwise.core.standing import Case, Ruling, Standing, about, order, replacement, standing, without_cost
 
 MONTH_H: Final = 730
@@ -261,7 +261,7 @@ def _recommend(
     if verdict == "PROMOTE" and challenger is not None:
         primary = challenger.name
     fallbacks, extra = _fallbacks(case, primary)
-    ladder = (primary, *fallbacks)[: max(case.policy.ladder.max_rungs, 1)]
+    ladder, rungs = ladder_of(case, primary, fallbacks)
     per_1000, per_month = _savings(case, challenger)
     infinite = tuple(
         about(c, "no_success", f"never succeeded in {wording.runs(c.n)}: its cost per success is infinite.")
@@ -283,7 +283,7 @@ def _recommend(
         fallbacks=fallbacks,
         ladder=ladder,
         grade=case.grade,
-        reasons=(*(step.reasons if by_step else ()), *ruling.reasons, *infinite, *extra, *remarks),
+        reasons=(*(step.reasons if by_step else ()), *ruling.reasons, *infinite, *extra, *rungs, *remarks),
         candidates=tuple(report(c) for c in (case.incumbent, *case.challengers)),
         saving_per_1000_runs_usd=per_1000,
         saving_per_month_usd=per_month,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import compress, repeat
 from math import exp, inf, log
-from operator import add, attrgetter
+from operator import add, attrgetter, mul, sub
 from typing import Final
 
 from tierwise.core.confseq import asymptotic_half_width, log_ratio_bounds, rate_log_e, smoothed_rate_variance
@@ -117,6 +118,23 @@ def total_of(buckets: Iterable[PairSums]) -> PairSums:
     return _made(map(sum, columns)) if columns else PairSums()
 
 
+class _Buckets:
+    """The columns of the buckets that have pairs."""
+
+    def __init__(self, buckets: Sequence[PairSums]) -> None:
+        columns = list(zip(*map(_values, buckets), strict=True)) or [()] * len(_FIELDS)
+        counts = list(map(add, map(add, columns[0], columns[1]), map(add, columns[2], columns[3])))
+        if not all(counts):
+            columns = [tuple(compress(column, counts)) for column in columns]
+            counts = [count for count in counts if count]
+        self.counts = counts
+        self.total = _made(map(sum, columns))
+        self._columns = dict(zip(_FIELDS, columns, strict=True))
+
+    def __getitem__(self, name: str) -> Sequence[float]:
+        return self._columns[name]
+
+
 def compare_pairs(
     buckets: Sequence[PairSums],
     *,
@@ -147,35 +165,34 @@ def compare_pairs(
     Raises:
         ValueError: alpha outside (0, 1).
     """
-    busy = [bucket for bucket in buckets if bucket.n > 0]
-    total = total_of(busy)
-    n = total.n
+    busy = _Buckets(buckets)
+    total, n = busy.total, busy.total.n
     if n <= 0:
         return PairedComparison(
             n=0, discordant=0, buckets=0, enough=False, gain=Bounds(), difference=Bounds(low=-1.0, high=1.0), better=False,
             worse=False, non_inferior=False, inferior=False,
         )  # fmt: skip
-    enough = n >= max(min_pairs, 1) and len(busy) >= min_buckets
-    variance, share = _difference_variance(busy, total)
+    enough = n >= max(min_pairs, 1) and len(busy.counts) >= min_buckets
+    variance, share = _difference_variance(busy)
     point = (total.only_challenger - total.only_incumbent) / n
     width = asymptotic_half_width(variance, n, alpha) if enough else 2.0
     difference = Bounds(point=point, low=max(point - width, -1.0), high=min(point + width, 1.0))
     priced = enough and total.priced >= max(min_pairs, 1)
     if value_of_success_usd is None:
-        gain = _cost_gain(busy, total, alpha, enough=priced)
+        gain = _cost_gain(busy, alpha, enough=priced)
     else:
-        gain = _loss_gain(busy, total, alpha, value_of_success_usd, enough=priced)
+        gain = _loss_gain(busy, alpha, value_of_success_usd, enough=priced)
     known = sign_log_e(total.only_challenger * share, total.discordant * share) >= -log(alpha)
     return PairedComparison(
         n=int(n),
         discordant=int(total.discordant),
-        buckets=len(busy),
+        buckets=len(busy.counts),
         enough=enough,
         gain=gain,
         difference=difference,
         better=known and point > 0,
         worse=known and point < 0,
-        non_inferior=difference.low > -margin or _seldom_worse(busy, total, margin, alpha),
+        non_inferior=difference.low > -margin or _seldom_worse(busy, margin, alpha),
         inferior=difference.high < -margin,
     )
 
@@ -215,7 +232,8 @@ def _log_ratio_weights(total: PairSums) -> _Weights:
     )
 
 
-def _cost_gain(busy: Sequence[PairSums], total: PairSums, alpha: float, *, enough: bool) -> Bounds:
+def _cost_gain(busy: _Buckets, alpha: float, *, enough: bool) -> Bounds:
+    total = busy.total
     if total.priced <= 0 or (total.success_i <= 0 and total.success_c <= 0):
         return Bounds()
     if total.success_c <= 0:
@@ -226,29 +244,32 @@ def _cost_gain(busy: Sequence[PairSums], total: PairSums, alpha: float, *, enoug
         free = 0.0 if total.cost_i <= 0 and total.cost_c <= 0 else 1.0 if total.cost_c <= 0 else -inf
         return Bounds(point=free, low=free, high=free)
     theta = log(total.cost_c / total.success_c) - log(total.cost_i / total.success_i)
-    width = _width(busy, total, _log_ratio_weights(total), alpha) if enough else inf
+    width = _width(busy, _log_ratio_weights(total), alpha) if enough else inf
     least, most = log_ratio_bounds(theta, width)
     return Bounds(point=1 - exp(theta), low=1 - most, high=1 - least)
 
 
-def _loss_gain(busy: Sequence[PairSums], total: PairSums, alpha: float, value: float, *, enough: bool) -> Bounds:
+def _loss_gain(busy: _Buckets, alpha: float, value: float, *, enough: bool) -> Bounds:
+    total = busy.total
     if total.priced <= 0:
         return Bounds()
     mean = (total.cost_i + value * (total.priced - total.success_i)) / total.priced
     if mean <= 0:
         return Bounds()
     saved = (total.cost_i - total.cost_c + value * (total.success_c - total.success_i)) / total.priced
-    width = _width(busy, total, (1.0, -value, -1.0, value), alpha) if enough else inf
+    width = _width(busy, (1.0, -value, -1.0, value), alpha) if enough else inf
     return Bounds(point=saved / mean, low=(saved - width) / mean, high=(saved + width) / mean)
 
 
-def _width(busy: Sequence[PairSums], total: PairSums, weights: _Weights, alpha: float) -> float:
+def _width(busy: _Buckets, weights: _Weights, alpha: float) -> float:
     """Half-width of the sequence of the mean of a weighted sum of (C_i, S_i, C_c, S_c)."""
-    a, b, c, d = weights
-    priced = [one for one in busy if one.priced > 0]
-    totals = [a * one.cost_i + b * one.success_i + c * one.cost_c + d * one.success_c for one in priced]
-    variance = robust_variance(totals, [one.priced for one in priced], _variance_of(weights, total))
-    return asymptotic_half_width(variance, total.priced, alpha)
+    columns = (busy[name] for name in ("cost_i", "success_i", "cost_c", "success_c"))
+    a, b, c, d = (map(mul, column, repeat(weight)) for column, weight in zip(columns, weights, strict=True))
+    totals, counts = list(map(add, map(add, a, b), map(add, c, d))), busy["priced"]
+    if not all(counts):
+        totals, counts = list(compress(totals, counts)), [count for count in counts if count]
+    variance = robust_variance(totals, counts, _variance_of(weights, busy.total))
+    return asymptotic_half_width(variance, busy.total.priced, alpha)
 
 
 def _variance_of(weights: _Weights, total: PairSums) -> float:
@@ -276,20 +297,19 @@ def _variance_of(weights: _Weights, total: PairSums) -> float:
     return max((square + 2 * cross - (n + PSEUDO) * mean * mean) / n, 0.0)
 
 
-def _difference_variance(busy: Sequence[PairSums], total: PairSums) -> tuple[float, float]:
-    """Per-pair variance of the difference of success, robust, and the effective share of the pairs for exact tests."""
-    n = total.n + PSEUDO
-    mean = (total.only_challenger - total.only_incumbent) / n
-    iid = (total.discordant + PSEUDO / 2) / n - mean * mean
-    totals = [one.only_challenger - one.only_incumbent for one in busy]
-    counts = [one.n for one in busy]
-    variance = robust_variance(totals, counts, iid)
+def _difference_variance(busy: _Buckets) -> tuple[float, float]:
+    """Per-pair variance of the difference of success, robust, and the effective share of the pairs for the sign test."""
+    n = busy.total.n + PSEUDO
+    mean = (busy.total.only_challenger - busy.total.only_incumbent) / n
+    iid = (busy.total.discordant + PSEUDO / 2) / n - mean * mean
+    variance = robust_variance(list(map(sub, busy["only_challenger"], busy["only_incumbent"])), busy.counts, iid)
     return variance, iid / variance
 
 
-def _seldom_worse(busy: Sequence[PairSums], total: PairSums, margin: float, alpha: float) -> bool:
+def _seldom_worse(busy: _Buckets, margin: float, alpha: float) -> bool:
     """Whether the incumbent alone succeeds in fewer than `margin` of the pairs: the challenger is worse by less."""
-    n, lost = total.n, total.only_incumbent
-    counts = [one.n for one in busy]
-    share = effective_share([one.only_incumbent for one in busy], counts, smoothed_rate_variance(lost, n))
-    return lost < margin * n and rate_log_e(lost * share, n * share, margin) >= -log(alpha)
+    n, lost = busy.total.n, busy.total.only_incumbent
+    if lost >= margin * n:
+        return False
+    share = effective_share(busy["only_incumbent"], busy.counts, smoothed_rate_variance(lost, n))
+    return rate_log_e(lost * share, n * share, margin) >= -log(alpha)

@@ -271,6 +271,8 @@ class Selection:
     """`randomised` and `observed` together."""
     shadow: dict[str, Pool] = field(default_factory=dict)
     """Randomised runs whose answer nobody used."""
+    escalated: dict[str, Pool] = field(default_factory=dict)
+    """Attempts at rung 1 and later: the hard part of the traffic, never compared with first attempts."""
     epochs: dict[str, str] = field(default_factory=dict)
     older: dict[str, int] = field(default_factory=dict)
     """Runs of older epochs that were left out, by candidate."""
@@ -311,14 +313,18 @@ def select(
     """
     ends = now - HOUR_S - int(maturity_s)
     by_candidate: dict[str, list[tuple[str, str, Grade, Part]]] = {}
+    escalated: dict[str, list[Part]] = {}
     still_open: list[OpenRuns] = []
     tally = _Tally()
     for (candidate, epoch, arm, rung, grade, session), series in evidence.of_candidates():
-        if rung != 0 or not len(series):
+        if not len(series):
             continue
         live = series.slots[0][2] < 0
         high = bisect_left(series.slots, (ends + 1,)) if live else len(series)
         part = Part(series, 0, high)
+        if rung != 0:
+            escalated.setdefault(candidate, []).append(part)
+            continue
         tally.add(candidate, arm, grade, session if not live else "", part, live=live)
         if high:
             by_candidate.setdefault(candidate, []).append((epoch, arm, grade, part))  # type: ignore[arg-type]
@@ -339,6 +345,7 @@ def select(
         usage=tally.usage,
         sessions=frozenset(tally.sessions),
         runs=tally.runs,
+        escalated={name: pool_of(parts) for name, parts in escalated.items()},
     )
     for name, mine in by_candidate.items():
         _split(selection, name, mine, (since or {}).get(name))

@@ -267,7 +267,7 @@ def next_route(
         task=route.task,
         primary=step.primary,
         fallbacks=tuple(fallbacks) if moved or not route.fallbacks else route.fallbacks,
-        ladder=tuple(ladder) if moved or not route.ladder else route.ladder,
+        ladder=tuple(ladder) if moved or not route.ladder or case.selection.escalated else route.ladder,
         canary=step.canary,
         since=now if moved else route.since,
         cooldown_until=cooldown,
@@ -291,6 +291,7 @@ def remembers_more(before: Route | None, after: Route) -> bool:
     )
     return (
         moved > LEAST_MOVE
+        or before.ladder != after.ladder
         or before.drifted != after.drifted
         or before.primary_drifted_at != after.primary_drifted_at
         or before.dropped != after.dropped

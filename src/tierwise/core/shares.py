@@ -7,8 +7,10 @@ from typing import Final
 
 from tierwise.core.assess import Candidate
 from tierwise.core.compare import COST_KINDS, compare
-from tierwise.core.pool import COST, COST_SQ, COST_SUCCESS, PRICED, PRICED_SUCCESSES, RUNS, SUCCESSES
+from tierwise.core.pool import COST, COST_SQ, COST_SUCCESS, PRICED, PRICED_SUCCESSES, RUNS, SUCCESSES, Pool
+from tierwise.core.recommendation import Reason
 from tierwise.core.rollout import Step
+from tierwise.core.rungs import order_rungs, worth_its_cost
 from tierwise.core.standing import Case, barred, order, without_cost
 from tierwise.core.traffic import ArmSums, drop_alpha, dropped_now, split, within_budget
 
@@ -57,7 +59,7 @@ def shares(case: Case, step: Step, dropped: Mapping[str, str], ladder: Sequence[
     # A trace of the traffic, or nobody would notice that it is another model now.
     left_alone = {c.name for c in everyone if barred(case, c) is not None or (step.failed and c is step.challenger)}
     weights = split(
-        tuple(map(_sums, everyone)),
+        tuple(sums_of(c.name, c.pool) for c in everyone),
         primary=step.primary,
         explore=policy.explore,
         value=_value(case, everyone, ladder),
@@ -68,10 +70,34 @@ def shares(case: Case, step: Step, dropped: Mapping[str, str], ladder: Sequence[
     return _affordable(case, step, everyone, weights)
 
 
-def _sums(one: Candidate) -> ArmSums:
-    pool = one.pool
+def ladder_of(case: Case, primary: str, fallbacks: Sequence[str]) -> tuple[tuple[str, ...], tuple[Reason, ...]]:
+    """Where a run goes on to, rung by rung, and why; as the fallbacks stand while nothing has escalated yet.
+
+    With escalated attempts the rungs after the first go by success per cost on these; one that is shown to earn less than
+    it costs, where the policy says what a success is worth, is left out.
+    """
+    size = max(case.policy.ladder.max_rungs, 1)
+    later = {name: sums_of(name, pool) for name, pool in case.selection.escalated.items() if pool.total(RUNS) > 0}
+    if not later:
+        return (primary, *fallbacks)[:size], ()
+    first = {c.name: sums_of(c.name, c.pool) for c in (case.incumbent, *case.challengers)}
+    value = case.policy.value_of_success_usd or case.policy.objective.value_of_success_usd
+    rungs, reasons = [], []
+    for rung in order_rungs(later, first, fallbacks):
+        if value is not None and rung.candidate in later:
+            worth = worth_its_cost(later[rung.candidate], value)
+            if worth.verdict == "not_worth":
+                reasons.append(Reason(code="rung_not_worth", text=worth.reason, candidate=rung.candidate))
+                continue
+        rungs.append(rung.candidate)
+        reasons.append(Reason(code="rung", text=rung.reason, candidate=rung.candidate))
+    return (primary, *rungs)[:size], tuple(reasons)
+
+
+def sums_of(name: str, pool: Pool) -> ArmSums:
+    """What the split and the ladder read of a candidate."""
     return ArmSums(
-        candidate=one.name,
+        candidate=name,
         n=pool.total(RUNS),
         successes=pool.total(SUCCESSES),
         priced=pool.total(PRICED),
@@ -108,4 +134,5 @@ def _affordable(case: Case, step: Step, everyone: Sequence[Candidate], weights: 
         cost_per_run=costs,
         runs_per_day=case.selection.live_runs / max(span, 3600) * DAY_S,
         budget_usd_per_day=budget,
+        canary=None if step.canary is None else step.canary.candidate,
     )
