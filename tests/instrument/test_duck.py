@@ -1061,8 +1061,7 @@ _INTERNAL = [
                  "_is_stream", "_stream", "observed_stream", "observed_awaitable", "Hook", "CoveringObservation", "attach")
 ] + [(proxies, name) for name in ("_stand_in", "_class_for", "readable", "received_chunks", "Watch")] + [
     (duck, "observed"), (duck, "Node"), (duckcalls.Source, "body_of"), (duckcalls.Source, "hook_for"),
-    (CoveringObservation, "enter"), (CoveringObservation, "leave"), (CoveringObservation, "may_ask_usage"),
-    (CoveringObservation, "_finish"), (CoveringObservation, "_judge"),
+    (CoveringObservation, "may_ask_usage"), (CoveringObservation, "_finish"), (CoveringObservation, "_judge"),
 ]  # fmt: skip
 
 

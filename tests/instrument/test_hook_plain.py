@@ -428,7 +428,7 @@ def test_faults_inside_tierwise_never_reach_the_caller(monkeypatch: pytest.Monke
     """A fault in our own reading is counted; the answer comes as if we were not there."""
     client, _ = sync_client(chat("fine"))
     recorder = instrument_in_memory(client)
-    monkeypatch.setattr(sys.modules["tierwise.instrument.observation"], "judge", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(sys.modules["tierwise.instrument.judging"], "judge", lambda *a, **k: 1 / 0)
     assert client.chat.completions.create(**ASK).choices[0].message.content == "fine"
     assert [where for where, _ in recorder.errors] == ["answered"]
 

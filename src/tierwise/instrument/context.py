@@ -8,8 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Literal, TypeVar, cast, overload
@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, TypeVar, cast, overload
 from tierwise.core.call import Call, Risk, Run, TaskContext
 from tierwise.core.errors import ConfigError
 from tierwise.core.ports import Recorder
+from tierwise.instrument.guard import quietly, tell
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MAX_NAME = 200
@@ -145,14 +146,8 @@ def bench_round(session: str, number: int) -> Iterator[None]:
     try:
         yield
     finally:
-        _reset(_bench, token)
-
-
-def _reset(variable: ContextVar[Any], token: Token[Any]) -> None:
-    try:
-        variable.reset(token)
-    except ValueError:  # entered in another context (a generator moved between tasks): there is nothing to restore here
-        return
+        with suppress(ValueError):  # entered in another context (a generator moved between tasks)
+            _bench.reset(token)
 
 
 class Task:
@@ -166,26 +161,34 @@ class Task:
         self._entered: list[Scope] = []
 
     def __enter__(self) -> TaskContext:
-        scope = Scope(self._context, self, _scope.get())
-        self._entered.append(scope)
-        _scope.set(scope)
+        try:
+            scope = Scope(self._context, self, _scope.get())
+            self._entered.append(scope)
+            _scope.set(scope)
+        except Exception as fault:  # noqa: BLE001
+            tell(None, "task", fault)
         return self._context
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        innermost = _scope.get()
-        scope = innermost
-        while scope is not None and (scope.owner is not self or scope.left):
-            scope = scope.outer
-        if scope is None:  # a generator moved between contexts: nothing of ours is set in this one
-            scope = self._entered[-1]
-        elif scope is innermost:
-            _scope.set(scope.outer)
-        scope.left = True
-        self._entered.remove(scope)
-        if scope.run is not None:
-            scope.run.close()
+        try:
+            innermost = _scope.get()
+            scope = innermost
+            while scope is not None and (scope.owner is not self or scope.left):
+                scope = scope.outer
+            if scope is None:  # a generator moved between contexts: nothing of ours is set in this one
+                if not self._entered:
+                    return
+                scope = self._entered[-1]
+            elif scope is innermost:
+                _scope.set(scope.outer)
+            scope.left = True
+            self._entered.remove(scope)
+            if scope.run is not None:
+                scope.run.close()
+        except Exception as fault:  # noqa: BLE001
+            tell(None, "task", fault)
 
     async def __aenter__(self) -> TaskContext:
         return self.__enter__()
@@ -201,32 +204,41 @@ class Task:
         if inspect.isasyncgenfunction(function):
 
             @functools.wraps(function)
-            def async_generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-                return _drive_async(function(*args, **kwargs), Scope(context))
+            def async_generator(*args: Any, **kwargs: Any) -> Any:
+                return _driven(_drive_async, function(*args, **kwargs), context)
 
             return cast(F, async_generator)
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def coroutine(*args: Any, **kwargs: Any) -> Any:
-                with Task(context):
+                with self:
                     return await function(*args, **kwargs)
 
             return cast(F, coroutine)
         if inspect.isgeneratorfunction(function):
 
             @functools.wraps(function)
-            def generator(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-                return _drive(function(*args, **kwargs), Scope(context))
+            def generator(*args: Any, **kwargs: Any) -> Any:
+                return _driven(_drive, function(*args, **kwargs), context)
 
             return cast(F, generator)
 
         @functools.wraps(function)
         def plain(*args: Any, **kwargs: Any) -> Any:
-            with Task(context):
+            with self:
                 return function(*args, **kwargs)
 
         return cast(F, plain)
+
+
+def _driven(drive: Callable[[Any, Scope], Any], inner: Any, context: TaskContext) -> Any:
+    """A generator with its task around it, or as it is. Never raises."""
+    try:
+        return drive(inner, Scope(context))
+    except Exception as fault:  # noqa: BLE001
+        tell(None, "task", fault)
+        return inner
 
 
 def _drive(inner: Generator[Any, Any, Any], scope: Scope) -> Generator[Any, Any, Any]:
@@ -240,7 +252,8 @@ def _drive(inner: Generator[Any, Any, Any], scope: Scope) -> Generator[Any, Any,
             except StopIteration as stop:
                 return stop.value
             finally:
-                _reset(_scope, token)
+                with suppress(ValueError):
+                    _scope.reset(token)
             try:
                 sent = yield item
             except GeneratorExit:
@@ -252,7 +265,7 @@ def _drive(inner: Generator[Any, Any, Any], scope: Scope) -> Generator[Any, Any,
                 step = functools.partial(inner.send, sent)
     finally:
         if scope.run is not None:
-            scope.run.close()
+            quietly(None, "run", scope.run.close)
 
 
 async def _drive_async(inner: AsyncGenerator[Any, Any], scope: Scope) -> AsyncGenerator[Any, Any]:
@@ -265,7 +278,8 @@ async def _drive_async(inner: AsyncGenerator[Any, Any], scope: Scope) -> AsyncGe
             except StopAsyncIteration:
                 return
             finally:
-                _reset(_scope, token)
+                with suppress(ValueError):
+                    _scope.reset(token)
             try:
                 sent = yield item
             except GeneratorExit:
@@ -277,7 +291,7 @@ async def _drive_async(inner: AsyncGenerator[Any, Any], scope: Scope) -> AsyncGe
                 step = functools.partial(inner.asend, sent)
     finally:
         if scope.run is not None:
-            scope.run.close()
+            quietly(None, "run", scope.run.close)
 
 
 _NOTHING_SAID: Final = (None, None, None, None, None, None, False, True)
@@ -330,20 +344,29 @@ def task(
         raise ConfigError(f"task {name!r}: risk must be 'low', 'normal' or 'high', got {risk!r}")
     if expects not in (None, "json", "text"):
         raise ConfigError(f"task {name!r}: expects must be 'json' or 'text', got {expects!r}")
-    if (risk, expects, schema, labels, prompt_version, run_id, randomised, route) == _NOTHING_SAID:
-        return Task(_named(name[:_MAX_NAME]))
-    context = TaskContext(
-        name=name[:_MAX_NAME],
-        risk=risk,
-        expects=expects,
-        schema=schema,
-        labels=dict(labels) if labels else {},
-        prompt_version=prompt_version,
-        run_id=run_id,
-        randomised=randomised,
-        route=route,
-    )
-    return Task(context)
+    own_labels = dict(labels) if labels else None
+    try:
+        if (risk, expects, schema, labels, prompt_version, run_id, randomised, route) == _NOTHING_SAID:
+            return Task(_named(name[:_MAX_NAME]))
+        return Task(
+            TaskContext(
+                name=name[:_MAX_NAME],
+                risk=risk,
+                expects=expects,
+                schema=schema,
+                labels=own_labels or {},
+                prompt_version=prompt_version,
+                run_id=run_id,
+                randomised=randomised,
+                route=route,
+            )
+        )
+    except Exception as fault:  # noqa: BLE001
+        tell(None, "task", fault)
+        return _NAMELESS
+
+
+_NAMELESS: Final = Task(TaskContext())
 
 
 @functools.lru_cache(maxsize=1024)

@@ -18,6 +18,7 @@ from tierwise.core.errors import ConfigError
 from tierwise.instrument.dialects import dialect_for
 from tierwise.instrument.dialects.base import Dialect
 from tierwise.instrument.duckcalls import Observed, Source, call_of, observed, peek
+from tierwise.instrument.guard import tell
 from tierwise.instrument.hook import Wiring
 from tierwise.instrument.proxies import TransparentProxy
 
@@ -271,7 +272,7 @@ class _Resource:
                     raise
                 value = fallback(name)
         source = client.__dict__.get(_KEY)
-        return value if source is None else _below(value, self._tree, source)
+        return value if source is None else _handed_out(value, self._tree, source)
 
     def __set__(self, client: Any, value: Any) -> None:
         if self._bare is None:
@@ -320,21 +321,24 @@ class Node(TransparentProxy):  # type: ignore[misc]
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.__wrapped__, name)
         below = self._self_tree.get(name)
-        return value if below is None else _below(value, below, self._self_source)
+        return value if below is None else _handed_out(value, below, self._self_source)
+
+
+def _handed_out(value: Any, below: Any, source: Source) -> Any:
+    """A resource or a method, observed, or as it is. Never raises."""
+    try:
+        return _below(value, below, source)
+    except Exception as fault:  # noqa: BLE001
+        tell(source.wiring.recorder if source.wiring is not None else None, "resource", fault)
+        return value
 
 
 def _below(value: Any, below: Any, source: Source) -> Any:
-    """A resource or a method as it is handed out. Never raises."""
-    try:
-        if value is None or call_of(value) is not None:
-            return value
-        if isinstance(below, Mapping):
-            return Node(value, below, source)
-        return observed(value, below, source) if callable(value) else value
-    except Exception as fault:  # noqa: BLE001
-        if source.wiring is not None:
-            source.wiring.recorder.internal_error("resource", fault)
+    if value is None or call_of(value) is not None:
         return value
+    if isinstance(below, Mapping):
+        return Node(value, below, source)
+    return observed(value, below, source) if callable(value) else value
 
 
 # -- removing --------------------------------------------------------------------------------------------------------

@@ -14,17 +14,12 @@ import wrapt
 
 from tierwise.core.outcome import Judgement, outcome_of_error
 from tierwise.instrument.dialects.base import Dialect, Endpoint, Reading
+from tierwise.instrument.guard import quietly, tell
 from tierwise.instrument.hook import Hook, Wiring
 from tierwise.instrument.litellm import default_base, provider_named, readable, stated_cost
-from tierwise.instrument.observation import Observation, current
+from tierwise.instrument.observation import Observation, current, enter, leave
 from tierwise.instrument.providers import STREAM_USAGE
-from tierwise.instrument.proxies import (
-    enter,
-    leave,
-    observed_awaitable,
-    observed_coroutine,
-    observed_stream,
-)
+from tierwise.instrument.proxies import observed_awaitable, observed_coroutine, observed_stream, taken
 from tierwise.instrument.streams import attach
 
 _MAX_HOOKS: Final = 256
@@ -202,31 +197,36 @@ class Call:
         return self.source is not None and self.source.wiring is not None
 
     def __call__(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.is_coroutine and self.observes:
+        source = self.source
+        if source is None or source.wiring is None:
+            return wrapped(*args, **kwargs)
+        if self.is_coroutine:
             inner = wrapped(*args, **kwargs)
-            if isinstance(inner, Coroutine):
-                return observed_coroutine(inner, lambda: self._run(inner, wrapped, args, kwargs))
-            begun = self._begin(wrapped, args, kwargs)
-            return inner if begun is None else _settle(begun, inner)
-        observation = self._begin(wrapped, args, kwargs)
+            if not isinstance(inner, Coroutine):
+                observation, _ = self._begin(wrapped, args, kwargs, ask=False)
+                return inner if observation is None else taken(_settle, observation, inner)
+            try:
+                return observed_coroutine(inner, functools.partial(self._run, inner, wrapped, args, kwargs))
+            except Exception as fault:  # noqa: BLE001
+                tell(source.wiring.recorder, "coroutine", fault)
+                return inner
+        observation, kwargs = self._begin(wrapped, args, kwargs)
         if observation is None:
             return wrapped(*args, **kwargs)
-        kwargs = _asked(observation, wrapped, args, kwargs)
         entered = enter(observation)
         try:
             result = wrapped(*args, **kwargs)
         except BaseException as error:
             leave(observation, entered)
-            observation.failed(error)
+            quietly(observation.hook.recorder, "failed", observation.failed, error)
             raise
         leave(observation, entered)
-        return _settle(observation, result)
+        return taken(_settle, observation, result)
 
     async def _run(self, inner: Any, wrapped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        observation = self._begin(wrapped, args, kwargs)
+        observation, asked = self._begin(wrapped, args, kwargs)
         if observation is None:
             return await inner
-        asked = _asked(observation, wrapped, args, kwargs)
         if asked is not kwargs:
             inner.close()  # it has not started
             inner = wrapped(*args, **asked)
@@ -235,27 +235,43 @@ class Call:
             result = await inner
         except BaseException as error:
             leave(observation, entered)
-            observation.failed(error)
+            quietly(observation.hook.recorder, "failed", observation.failed, error)
             raise
         leave(observation, entered)
-        return _settle(observation, result)
+        return taken(_settle, observation, result)
 
-    def _begin(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Observation | None:
-        """Start observing; `None` inside a call that covers this one, or when nothing is to be recorded. Never raises."""
+    def _begin(
+        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, ask: bool = True
+    ) -> tuple[Observation | None, dict[str, Any]]:
+        """The call that begins, or `None` where nothing is to be recorded, and the arguments to go on with.
+
+        With `ask` those may ask for the stream's usage. Never raises.
+        """
         source = self.source
         wiring = None if source is None else source.wiring
         if source is None or wiring is None:
-            return None
+            return None, kwargs
+        observation = None
         try:
-            outer = current.get()
-            if outer is not None and getattr(outer, "covers", False) and not outer.ended:
-                return None
-            body = source.body_of(function, args, kwargs)
-            hook = source.hook_for(body, wiring)
-            return CoveringObservation(hook, self.dialect, body, stream=bool(body.get("stream")))
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the call
-            wiring.recorder.internal_error("begin", error)
+            observation = self._observation(source, wiring, function, args, kwargs)
+            if ask and observation is not None:
+                return observation, _asked(observation, function, args, kwargs)
+        except Exception as fault:  # noqa: BLE001
+            if observation is not None:
+                observation.hide_usage = False  # it was not asked for
+            tell(wiring.recorder, "begin", fault)
+        return observation, kwargs
+
+    def _observation(
+        self, source: Source, wiring: Wiring, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Observation | None:
+        """Start observing; `None` inside a call that covers this one."""
+        outer = current.get()
+        if outer is not None and getattr(outer, "covers", False) and not outer.ended:
             return None
+        body = source.body_of(function, args, kwargs)
+        hook = source.hook_for(body, wiring)
+        return CoveringObservation(hook, self.dialect, body, stream=bool(body.get("stream")))
 
 
 class Observed(wrapt.FunctionWrapper):  # type: ignore[misc, type-arg, unused-ignore]
@@ -291,14 +307,11 @@ def call_of(function: Any) -> Call | None:
 
 
 def _asked(observation: Observation, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments to call with: a new dict where the stream's usage is asked for. Never raises."""
-    try:
-        if observation.stream and observation.may_ask_usage():
-            names, takes = parameters_of(function)
-            if takes and "stream_options" not in names[: len(args)] and not _in_extra_body(kwargs):
-                return {**kwargs, "stream_options": observation.ask_usage()}
-    except Exception as fault:  # noqa: BLE001
-        observation.hook.recorder.internal_error("options", fault)
+    """The arguments to call with: a new dict where the stream's usage is asked for."""
+    if observation.stream and observation.may_ask_usage():
+        names, takes = parameters_of(function)
+        if takes and "stream_options" not in names[: len(args)] and not _in_extra_body(kwargs):
+            return {**kwargs, "stream_options": observation.ask_usage()}
     return kwargs
 
 
@@ -308,19 +321,16 @@ def _in_extra_body(kwargs: Mapping[str, Any]) -> bool:
 
 
 def _settle(observation: Observation, result: Any) -> Any:
-    """Take in what the function returned; gives what the application gets. Never raises."""
-    try:
-        observation.http_response = None
-        if inspect.isawaitable(result):
-            return observed_awaitable(result, observation, _settle)
-        if _is_stream(observation, result):
-            return _stream(observation, result)
-        cost = stated_cost(result)
-        if cost is not None:
-            observation.cost_header = cost
-        observation.answered(readable(result))
-    except Exception as fault:  # noqa: BLE001
-        observation.answered_unread(fault)
+    """Take in what the function returned; gives what the application gets."""
+    observation.http_response = None
+    if inspect.isawaitable(result):
+        return observed_awaitable(result, observation, _settle)
+    if _is_stream(observation, result):
+        return _stream(observation, result)
+    cost = stated_cost(result)
+    if cost is not None:
+        observation.cost_header = cost
+    observation.answered(readable(result))
     return result
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import marshal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from tierwise.core.call import UNASSIGNED
@@ -15,8 +14,10 @@ from tierwise.core.epoch import epoch_of
 from tierwise.core.outcome import Expectation
 from tierwise.core.policy import TaskPolicy
 from tierwise.core.ports import CompileSchema, IsJson, ParseJson, PriceBook, Recorder, SchemaCheck
+from tierwise.core.records import dataclass
 from tierwise.instrument.dialects import dialect_for
 from tierwise.instrument.dialects.base import Endpoint
+from tierwise.instrument.guard import listen
 from tierwise.instrument.observation import RAW_RESPONSE_HEADER, Observation, current
 from tierwise.instrument.providers import STREAM_USAGE, provider_of
 
@@ -90,6 +91,7 @@ class Hook:
     def __init__(self, *, wiring: Wiring, base_url: Any, task: str | None, original_class: type) -> None:
         self.wiring = wiring
         self.recorder = wiring.recorder
+        listen(self.recorder)
         self.task = task or UNASSIGNED
         self.original_class = original_class
         self._set_endpoint(base_url)
@@ -112,25 +114,21 @@ class Hook:
         return Hook(wiring=self.wiring, base_url=base_url, task=self.task, original_class=self.original_class)
 
     def begin(self, options: Any, stream: bool, client: Any) -> Observation | None:
-        """Start observing a request of `client`; `None` for requests that are not inference. Never raises."""
-        try:
-            outer = current.get()
-            if outer is not None and outer.covers and not outer.ended:
-                return None  # a client of another make is at work inside its own call
-            dialect = dialect_for(options.method, options.url)
-            body = options.json_data if dialect is not None else None
-            if dialect is None or not (type(body) is dict or isinstance(body, Mapping)):
-                return None
-            base_url = client.base_url
-            if base_url is not self._base_url and base_url != self._base_url:
-                self._set_endpoint(base_url)  # it may be set on a client at any time
-            extra = options.extra_json
-            if extra is not None and isinstance(extra, Mapping):
-                body = {**body, **extra}
-            return Observation(self, dialect, body, bool(stream), raw_mode_of(options))
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the call
-            self.recorder.internal_error("begin", error)
+        """Start observing a request of `client`; `None` for requests that are not inference."""
+        outer = current.get()
+        if outer is not None and outer.covers and not outer.ended:
+            return None  # a client of another make is at work inside its own call
+        dialect = dialect_for(options.method, options.url)
+        body = options.json_data if dialect is not None else None
+        if dialect is None or not (type(body) is dict or isinstance(body, Mapping)):
             return None
+        base_url = client.base_url
+        if base_url is not self._base_url and base_url != self._base_url:
+            self._set_endpoint(base_url)  # it may be set on a client at any time
+        extra = options.extra_json
+        if extra is not None and isinstance(extra, Mapping):
+            body = {**body, **extra}
+        return Observation(self, dialect, body, bool(stream), raw_mode_of(options))
 
     def plain_expectation(self, max_tokens: int | None, *, expects_json: bool) -> Expectation:
         """An expectation of nothing but a token limit and perhaps JSON, cached."""

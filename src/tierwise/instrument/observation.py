@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from dataclasses import replace
 from functools import partial
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tierwise.core.call import Answer, Call, Request, TaskContext, Try, make_call
 from tierwise.core.cost import Cost, Rates, cost_of, provider_cost
-from tierwise.core.outcome import OUTCOMES, Choice, Expectation, Judgement, judge, make_expectation, outcome_of_error
-from tierwise.core.ports import SchemaCheck
+from tierwise.core.outcome import Choice, Judgement, outcome_of_error
 from tierwise.instrument.background import open_responses
 from tierwise.instrument.content import content_of
 from tierwise.instrument.context import RunState, current_scope, effective_context
 from tierwise.instrument.dialects.base import Dialect, Endpoint, Reading, StreamReader
+from tierwise.instrument.guard import tell
+from tierwise.instrument.judging import LatePrice, json_expected, judge_reading
 
 if TYPE_CHECKING:
     from tierwise.instrument.hook import Hook
@@ -26,11 +28,38 @@ RAW_RESPONSE_HEADER: Final = "X-Stainless-Raw-Response"
 _COST_HEADER: Final = "x-litellm-response-cost"
 _NOTHING: Final = Reading(answer=Answer(), usage=None, choices=())
 _UNREAD: Final = Reading(answer=Answer(), usage=None, choices=(Choice(has_other_output=True),))
-_SOONER_THAN_TRUNCATED: Final = OUTCOMES[: OUTCOMES.index("truncated")]
-_CUT: Final = "the stream ended without a finish reason: the connection, or a gateway on the way, cut it"
 
 current: ContextVar[Observation | None] = ContextVar("tierwise_observation", default=None)
 """The call whose request is being sent on this thread or task; set only while `request` runs."""
+
+Entered = tuple[Token["Observation | None"], object]
+
+
+def enter(observation: Observation) -> Entered:
+    """Make a call and its span current; undone by `leave`. Never raises."""
+    span = None
+    try:
+        span = observation.hook.recorder.activate(observation.span)
+    except Exception as fault:  # noqa: BLE001
+        tell(observation.hook.recorder, "enter", fault)
+    return current.set(observation), span
+
+
+def leave(observation: Observation, entered: Entered) -> None:
+    """Undo `enter`; harmless in another context, which never had it set. Never raises."""
+    call, span = entered
+    try:
+        if span is not None:
+            observation.hook.recorder.deactivate(span)
+    except Exception as fault:  # noqa: BLE001
+        with suppress(ValueError):
+            if isinstance(span, Token):  # the application's own spans must not come out as children of this one
+                span.var.reset(span)
+        tell(observation.hook.recorder, "leave", fault)
+    try:
+        current.reset(call)
+    except ValueError:  # the coroutine was closed from another context
+        return
 
 
 class Observation:
@@ -105,20 +134,6 @@ class Observation:
         if self.run is not None:
             self.rung = self.run.begin(hook.recorder)
 
-    def observed_options(self, options: Any, *, can_hide: bool = True) -> Any:
-        """The options to send: a copy where the post-parser is watched or the stream's usage is asked for."""
-        parser = options.post_parser
-        watched = callable(parser)
-        asks = self.stream and can_hide and self.may_ask_usage()
-        if not watched and not asks:
-            return options
-        copied = options.model_copy() if hasattr(options, "model_copy") else options.copy()
-        if watched:
-            copied.post_parser = self._watch(parser)
-        if asks:
-            copied.json_data = {**options.json_data, "stream_options": self.ask_usage()}
-        return copied
-
     def may_ask_usage(self) -> bool:
         """Whether usage may be asked for: the host takes it, the caller sees no raw bytes and said nothing about it."""
         stated = self.body.get("stream_options")
@@ -134,56 +149,27 @@ class Observation:
         self.hide_usage = True
         return {**(self.body.get("stream_options") or {}), "include_usage": True}
 
-    def _watch(self, parser: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def watched(parsed: Any) -> Any:
-            self.parsed = parsed
-            return parser(parsed)
-
-        return watched
-
     # -- while the request runs ------------------------------------------------------------------------------------
-
-    def enter(self) -> tuple[Token[Observation | None], object]:
-        """Make this call and its span current; undone by `leave`."""
-        return current.set(self), self.hook.recorder.activate(self.span)
-
-    def leave(self, tokens: tuple[Token[Observation | None], object]) -> None:
-        """Undo `enter`; harmless in another context."""
-        self.hook.recorder.deactivate(tokens[1])
-        try:
-            current.reset(tokens[0])
-        except ValueError:  # the coroutine was closed from another context, which never had it set
-            return
 
     def responded(self, response: Any) -> None:
         """The last try's HTTP response is there, its body perhaps not yet."""
         self.http_response = response
         if not self.hook.first_party:
-            try:
-                self.cost_header = response.headers.get(_COST_HEADER)
-            except Exception as fault:  # noqa: BLE001
-                self.hook.recorder.internal_error("responded", fault)
-
-    def try_started(self) -> None:
-        """A new HTTP request of this call is being built."""
-        self.try_t0 = time.perf_counter()
+            self.cost_header = response.headers.get(_COST_HEADER)
 
     def try_failed(self, response: Any, ended_at_ns: int, backoff_s: float, *, again: bool) -> None:
-        """A try failed and the client has slept; `again` says that it goes on to the next one. Never raises."""
-        try:
-            error = sys.exc_info()[1]
-            status = getattr(response, "status_code", None)
-            name = None if status is not None or error is None else type(error).__name__
-            self.tries.append(
-                Try(number=self.retries, status=status, error_type=name, backoff_s=backoff_s, ended_at_ns=ended_at_ns)
-            )
-            self.backoff_s += backoff_s
-            if again:
-                self.retries += 1
-        except Exception as fault:  # noqa: BLE001
-            self.hook.recorder.internal_error("try_failed", fault)
+        """A try failed and the client has slept; `again` says that it goes on to the next one."""
+        error = sys.exc_info()[1]
+        status = getattr(response, "status_code", None)
+        name = None if status is not None or error is None else type(error).__name__
+        self.tries.append(
+            Try(number=self.retries, status=status, error_type=name, backoff_s=backoff_s, ended_at_ns=ended_at_ns)
+        )
+        self.backoff_s += backoff_s
+        if again:
+            self.retries += 1
 
-    # -- ends: none of these raises, and the first of them ends the call ---------------------------------------------
+    # -- ends: the first of them ends the call -----------------------------------------------------------------------
 
     def failed(self, error: BaseException) -> None:
         """The request, or what the client does with a response, raised."""
@@ -207,12 +193,12 @@ class Observation:
             self._finish(self._read(value), None)
         except Exception as fault:  # noqa: BLE001
             self._finish_plainly(None)
-            self.hook.recorder.internal_error("answered", fault)
+            tell(self.hook.recorder, "answered", fault)
 
     def answered_unread(self, fault: Exception) -> None:
         """The whole response went to the application, but tierwise could not look at it."""
         self._end("raw", lambda: _UNREAD)
-        self.hook.recorder.internal_error("raw", fault)
+        tell(self.hook.recorder, "raw", fault)
 
     def stream_ended(self, reader: StreamReader, *, exhausted: bool) -> None:
         """A stream ended: exhausted, or left early by the application."""
@@ -242,7 +228,7 @@ class Observation:
                 open_responses.keep(reading.answer.id, self)
                 return True
         except Exception as fault:  # noqa: BLE001
-            self.hook.recorder.internal_error("background", fault)
+            tell(self.hook.recorder, "background", fault)
         return False
 
     def _parsed(self) -> Reading:
@@ -268,7 +254,7 @@ class Observation:
             self._finish(read(), error, streamed=streamed, abandoned=left)
         except Exception as fault:  # noqa: BLE001
             self._finish_plainly(error)
-            self.hook.recorder.internal_error(where, fault)
+            tell(self.hook.recorder, where, fault)
 
     def _finish_plainly(self, error: BaseException | None) -> None:
         """After a fault of ours: the call with what is certain, so that it is neither lost nor left open."""
@@ -320,7 +306,7 @@ class Observation:
         self, reading: Reading, error: BaseException | None, *, streamed: bool = False, abandoned: bool = False
     ) -> None:
         ended = time.perf_counter()
-        self.expects_json = self._json_expected()
+        self.expects_json = json_expected(self)
         judgement = self._judge(reading, error, streamed=streamed, abandoned=abandoned)
         if isinstance(error, Exception) and self.parsed is None and not reading.choices:
             self._last_try_failed(error)
@@ -372,62 +358,9 @@ class Observation:
             if self.run is not None and price_later is None:
                 self.run.done(call)
         for fault in judgement.faults:
-            hook.recorder.internal_error("check", fault)
+            tell(hook.recorder, "check", fault)
 
-    def _judge(self, reading: Reading, error: BaseException | None, *, streamed: bool, abandoned: bool) -> Judgement:
-        if error is not None and (streamed or self.parsed is None):
-            outcome = outcome_of_error(getattr(error, "status_code", None), not isinstance(error, Exception))
-            return Judgement(outcome=outcome)
-        if abandoned:
-            return Judgement(outcome="cancelled")
-        refused = reading.error_type is not None
-        if refused or not self.dialect.expects_answer:
-            return Judgement(outcome="error" if refused or error is not None else "success")
-        wiring = self.hook.wiring
-        judged = judge(
-            reading.choices, self._expectation(reading), parse_json=wiring.parse_json, is_json=wiring.is_json
-        )
-        if reading.cut and judged.outcome not in _SOONER_THAN_TRUNCATED:
-            return replace(judged, outcome="truncated", advice=_CUT)
-        if error is not None and judged.outcome == "success":  # the client's own parser refused what we let pass
-            return replace(judged, outcome="json_mismatch" if self.request.expects_json else "error")
-        return judged
-
-    def _json_expected(self) -> bool:
-        """Whether request, task or, where the task says nothing, its policy expect JSON."""
-        context = self.context
-        if self.request.expects_json or context.expects == "json" or context.schema is not None:
-            return True
-        policy = self.hook.wiring.policy_for(context.name) if context.expects is None else None
-        return policy is not None and (policy.expects == "json" or policy.schema is not None)
-
-    def _expectation(self, reading: Reading) -> Expectation:
-        context, wiring, request = self.context, self.hook.wiring, self.request
-        expects = self.expects_json
-        schema: Mapping[str, object] | None = None
-        if expects:
-            schema = self.dialect.output_schema(self.body) if request.expects_json else None
-            if context.schema is not None:
-                schema = context.schema
-            elif schema is None and context.expects is None:
-                policy = wiring.policy_for(context.name)
-                schema = None if policy is None else policy.schema
-        checks = wiring.checks_for(context.name)
-        tools: dict[str, SchemaCheck] = {}
-        for choice in reading.choices:
-            for call in choice.tool_calls:
-                check = self.hook.schemas.check(self.dialect.tool_schema(self.body, call.name)) if call.json else None
-                if check is not None:
-                    tools[call.name] = check
-        if schema is None and not checks and not tools:
-            return self.hook.plain_expectation(request.max_tokens, expects_json=expects)
-        return make_expectation(
-            expects_json=expects,
-            schema=self.hook.schemas.check(schema) if expects else None,
-            tools=tools,
-            checks=checks,
-            max_tokens=request.max_tokens,
-        )
+    _judge = judge_reading
 
     def _error_type(self, reading: Reading, error: BaseException | None, judgement: Judgement) -> str | None:
         if error is not None:
@@ -460,26 +393,3 @@ class Observation:
         rates = self._rates(call.answer)
         epoch = self.hook.epoch(call.candidate, call.answer.model, rates, call.context.prompt_version)
         return replace(call, cost=cost_of(call.usage, rates) if call.usage is not None else None, epoch=epoch)
-
-
-class LatePrice:
-    """Prices a call on the worker and only then counts it into its run, whose cost and epoch depend on it."""
-
-    __slots__ = ("_observation",)
-
-    def __init__(self, observation: Observation) -> None:
-        self._observation = observation
-
-    def __call__(self, call: Call) -> Call:
-        """The priced call; its run has it, whether pricing worked or not."""
-        priced = call
-        try:
-            priced = self._observation.priced(call)
-        finally:
-            self.skip(priced)
-        return priced
-
-    def skip(self, call: Call) -> None:
-        """Nobody will price this call: count it into its run as it is."""
-        if self._observation.run is not None:
-            self._observation.run.done(call)

@@ -10,47 +10,24 @@ import asyncio
 import inspect
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
 import wrapt
 
+from tierwise.instrument.guard import WithoutUsage, awaited_without_usage, is_usage_alone, quietly, tell, when_gone
 from tierwise.instrument.litellm import StreamOfLitellm, readable, received_chunks
-from tierwise.instrument.observation import Observation, current
+from tierwise.instrument.observation import Observation, enter, leave
 from tierwise.instrument.streams import Watch
 
 TransparentProxy: Any = getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)
 """wrapt's proxy without an `__iter__` of its own, where this wrapt has one."""
 _MISSING: Final = object()
+Settle = Callable[[Observation, Any], Any]
+"""Takes in what a call returned; gives what the application gets."""
 _classes: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()
 _awaitable_classes: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()
-
-Entered = tuple[Any, Any] | None
-
-
-def enter(observation: Observation) -> Entered:
-    """Make a call current while its code runs; never raises."""
-    try:
-        return observation.enter()
-    except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach the call
-        _not_current(observation)
-        observation.hook.recorder.internal_error("enter", fault)
-        return None
-
-
-def leave(observation: Observation, entered: Entered) -> None:
-    """Undo `enter`; never raises."""
-    if entered is not None:
-        try:
-            observation.leave(entered)
-        except Exception as fault:  # noqa: BLE001
-            _not_current(observation)
-            observation.hook.recorder.internal_error("leave", fault)
-
-
-def _not_current(observation: Observation) -> None:
-    if current.get() is observation:
-        current.set(None)
 
 
 class _Alive:
@@ -67,7 +44,7 @@ def observed_stream(stream: Any, observation: Observation) -> Any:
     if received is not None:
         watch.reader = StreamOfLitellm(watch.reader, received)
     alive = _Alive()
-    weakref.finalize(alive, watch.left).atexit = False
+    when_gone(alive, observation.hook.recorder, "left", watch.left)
     return _stand_in(stream, watch, alive)
 
 
@@ -98,23 +75,29 @@ class _Absent:
 
 
 def _saw(watch: Watch, chunk: Any) -> bool:
-    """Take note of a chunk; true when it is to be kept back because only our request brought it. Never raises."""
+    """Take note of a chunk; true when it is to be kept back because only our request brought it."""
     observation = watch.observation
+    now = perf_counter()
+    if not observation.ended:
+        observation.last_at = now
+        observation.first_at = observation.first_at or now
+        observation.chunks += 1
+    return watch.reader.see(readable(chunk)) and observation.hide_usage
+
+
+def _kept_back(watch: Watch, chunk: Any) -> bool:
+    """What `_saw` says, or where that fails what the chunk itself does. Never raises."""
     try:
-        now = perf_counter()
-        if not observation.ended:
-            observation.last_at = now
-            observation.first_at = observation.first_at or now
-            observation.chunks += 1
-        return watch.reader.see(readable(chunk)) and observation.hide_usage
+        return _saw(watch, chunk)
     except Exception as fault:  # noqa: BLE001
-        observation.hook.recorder.internal_error("chunk", fault)
-        return False
+        tell(watch.observation.hook.recorder, "chunk", fault)
+        return watch.observation.hide_usage and is_usage_alone(chunk)
 
 
 def _read(proxy: Any, step: Callable[[], Any]) -> Any:
     """One reading of the stream by `step`, and further ones past chunks that are kept back."""
     watch: Watch = proxy._self_watch
+    recorder = watch.observation.hook.recorder
     while True:
         entered = enter(watch.observation)
         watch.running = True
@@ -123,22 +106,23 @@ def _read(proxy: Any, step: Callable[[], Any]) -> Any:
         except StopIteration:
             watch.running = False
             leave(watch.observation, entered)
-            watch.exhausted()
+            quietly(recorder, "exhausted", watch.exhausted)
             raise
         except BaseException as error:
             watch.running = False
             leave(watch.observation, entered)
-            watch.broke(error)
+            quietly(recorder, "broke", watch.broke, error)
             raise
         watch.running = False
         leave(watch.observation, entered)
-        if not _saw(watch, chunk):
+        if not _kept_back(watch, chunk):
             return chunk
         step = proxy.__wrapped__.__next__
 
 
 async def _aread(proxy: Any, step: Callable[[], Any]) -> Any:
     watch: Watch = proxy._self_watch
+    recorder = watch.observation.hook.recorder
     while True:
         entered = enter(watch.observation)
         watch.running = True
@@ -147,16 +131,16 @@ async def _aread(proxy: Any, step: Callable[[], Any]) -> Any:
         except StopAsyncIteration:
             watch.running = False
             leave(watch.observation, entered)
-            watch.exhausted()
+            quietly(recorder, "exhausted", watch.exhausted)
             raise
         except BaseException as error:
             watch.running = False
             leave(watch.observation, entered)
-            watch.broke(error)
+            quietly(recorder, "broke", watch.broke, error)
             raise
         watch.running = False
         leave(watch.observation, entered)
-        if not _saw(watch, chunk):
+        if not _kept_back(watch, chunk):
             return chunk
         step = proxy.__wrapped__.__anext__
 
@@ -170,8 +154,23 @@ def _derived(self: Any, found: Any) -> Any:
     try:
         return _stand_in(found, self._self_watch, self._self_alive)
     except Exception as fault:  # noqa: BLE001
-        self._self_watch.observation.hook.recorder.internal_error("stream", fault)
-        return found
+        return unobserved(self._self_watch.observation, found, fault)
+
+
+def unobserved(observation: Observation, result: Any, fault: Exception) -> Any:
+    """What could not be observed, as the application gets it; the call ends here. Never raises."""
+    quietly(observation.hook.recorder, "unread", observation.answered_unread, fault)
+    if not observation.hide_usage or hasattr(result, "choices"):
+        return result
+    return awaited_without_usage(result) if inspect.isawaitable(result) else WithoutUsage(result)
+
+
+def taken(settle: Settle, observation: Observation, result: Any) -> Any:
+    """What `settle` makes of a result, or the result as it is. Never raises."""
+    try:
+        return settle(observation, result)
+    except Exception as fault:  # noqa: BLE001
+        return unobserved(observation, result, fault)
 
 
 def _iter(self: Any) -> Any:
@@ -210,11 +209,11 @@ def _close(self: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         result = self.__wrapped__.close(*args, **kwargs)
     except BaseException:
-        self._self_watch.left()
+        self._self_watch.close()
         raise
     if inspect.isawaitable(result):
         return _then_left(result, self._self_watch)
-    self._self_watch.left()
+    self._self_watch.close()
     return result
 
 
@@ -226,7 +225,7 @@ async def _then_left(awaitable: Any, watch: Watch) -> Any:
     try:
         return await awaitable
     finally:
-        watch.left()
+        watch.close()
 
 
 def _enter(self: Any) -> Any:
@@ -237,7 +236,7 @@ def _exit(self: Any, *args: Any) -> Any:
     try:
         return self.__wrapped__.__exit__(*args)
     finally:
-        self._self_watch.left()
+        self._self_watch.close()
 
 
 async def _aenter(self: Any) -> Any:
@@ -270,26 +269,26 @@ _PROTOCOLS: Final = ("__iter__", "__enter__", "__exit__", "__aenter__", "__aexit
 # -- awaitables ------------------------------------------------------------------------------------------------------
 
 
-def observed_awaitable(awaitable: Any, observation: Observation, settle: Callable[[Observation, Any], Any]) -> Any:
+def observed_awaitable(awaitable: Any, observation: Observation, settle: Settle) -> Any:
     """An awaitable that behaves as the given one; `settle` takes its value and gives the one to hand on.
 
     A coroutine gives a coroutine. A future stays the same object unless it brings a stream; anything else is a proxy.
     """
     if isinstance(awaitable, Coroutine):
-        return observed_coroutine(awaitable, lambda: _settled(awaitable, observation, settle), observation.abandoned)
+        return observed_coroutine(awaitable, partial(_settled, awaitable, observation, settle), observation.abandoned)
+    recorder = observation.hook.recorder
     if asyncio.isfuture(awaitable):
+        done = _future_broke if observation.stream else partial(_future_done, settle)
+        awaitable.add_done_callback(partial(quietly, recorder, "future", partial(done, observation)))
         if not observation.stream:
-            awaitable.add_done_callback(lambda future: _future_done(future, observation, settle))
             return awaitable
-        awaitable.add_done_callback(lambda future: _future_broke(future, observation))
     kind = type(awaitable)
     made = _awaitable_classes.get(kind)
     if made is None:
         made = _awaitable_classes[kind] = _class_for(kind, _AWAITABLE_METHODS)
     proxy = made(awaitable)
     proxy._self_observation, proxy._self_settle, proxy._self_value = observation, settle, _MISSING
-    proxy._self_dropped = weakref.finalize(proxy, observation.abandoned)
-    proxy._self_dropped.atexit = False
+    proxy._self_dropped = when_gone(proxy, recorder, "abandoned", observation.abandoned)
     return proxy
 
 
@@ -312,29 +311,33 @@ def observed_coroutine(
     coroutine: Any = outer()
     name = getattr(inner, "__name__", "coroutine")
     coroutine.__name__, coroutine.__qualname__ = name, getattr(inner, "__qualname__", name)
-    weakref.finalize(coroutine, dropped).atexit = False
+    try:
+        when_gone(coroutine, None, "abandoned", dropped)
+    except Exception:
+        coroutine.close()  # or the application would be warned of a coroutine that it never had
+        raise
     made: Coroutine[Any, Any, Any] = coroutine
     return made
 
 
-async def _settled(awaitable: Any, observation: Observation, settle: Callable[[Observation, Any], Any]) -> Any:
+async def _settled(awaitable: Any, observation: Observation, settle: Settle) -> Any:
     entered = enter(observation)
     try:
         result = await awaitable
     except BaseException as error:
         leave(observation, entered)
-        observation.failed(error)
+        quietly(observation.hook.recorder, "failed", observation.failed, error)
         raise
     leave(observation, entered)
-    return settle(observation, result)
+    return taken(settle, observation, result)
 
 
-def _future_done(future: Any, observation: Observation, settle: Callable[[Observation, Any], Any]) -> None:
-    if not _future_broke(future, observation):
+def _future_done(settle: Settle, observation: Observation, future: Any) -> None:
+    if not _future_broke(observation, future):
         settle(observation, future.result())
 
 
-def _future_broke(future: Any, observation: Observation) -> bool:
+def _future_broke(observation: Observation, future: Any) -> bool:
     if future.cancelled():
         error: Any = asyncio.CancelledError()
     else:
@@ -344,11 +347,11 @@ def _future_broke(future: Any, observation: Observation) -> bool:
     return error is not None
 
 
-def _value(self: Any, result: Any) -> Any:
+def _value(self: Any, observation: Observation, result: Any) -> Any:
     """What the first result was settled to; the same again for every further look."""
     if self._self_value is _MISSING:
         self._self_dropped.detach()
-        self._self_value = self._self_settle(self._self_observation, result)
+        self._self_value = taken(self._self_settle, observation, result)
     return self._self_value
 
 
@@ -360,15 +363,15 @@ async def _awaited(proxy: Any) -> Any:
     if proxy._self_value is not _MISSING:
         await proxy.__wrapped__
         return proxy._self_value
-    return await _settled(proxy.__wrapped__, proxy._self_observation, lambda _, result: _value(proxy, result))
+    return await _settled(proxy.__wrapped__, proxy._self_observation, partial(_value, proxy))
 
 
 def _result(self: Any, *args: Any) -> Any:
-    return _value(self, self.__wrapped__.result(*args))
+    return taken(partial(_value, self), self._self_observation, self.__wrapped__.result(*args))
 
 
 async def _aenter_awaitable(self: Any) -> Any:
-    return await _settled(self.__wrapped__.__aenter__(), self._self_observation, lambda _, result: _value(self, result))
+    return await _settled(self.__wrapped__.__aenter__(), self._self_observation, partial(_value, self))
 
 
 def _aexit_awaitable(self: Any, *args: Any) -> Any:
@@ -377,7 +380,11 @@ def _aexit_awaitable(self: Any, *args: Any) -> Any:
 
 def _aiter_awaitable(self: Any) -> Any:
     self._self_dropped.detach()
-    return observed_stream(self.__wrapped__, self._self_observation).__aiter__()
+    return taken(_observed_awaited, self._self_observation, self.__wrapped__).__aiter__()
+
+
+def _observed_awaited(observation: Observation, stream: Any) -> Any:
+    return observed_stream(stream, observation)
 
 
 _AWAITABLE_METHODS: Final[dict[str, Any]] = {

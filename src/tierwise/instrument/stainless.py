@@ -16,9 +16,10 @@ from typing import Any, Final
 
 from tierwise.core.errors import ConfigError
 from tierwise.instrument.background import open_response, open_responses
+from tierwise.instrument.guard import quietly, tell
 from tierwise.instrument.hook import Hook, Wiring, raw_mode_of
-from tierwise.instrument.observation import Observation, current
-from tierwise.instrument.streams import attach, can_hide, observed_class, watch_response
+from tierwise.instrument.observation import Observation, current, enter, leave
+from tierwise.instrument.streams import attach, can_hide, not_taken_in, observed_class, watch_response
 
 _log = logging.getLogger("tierwise")
 _HOOK: Final = "_tierwise"
@@ -61,6 +62,13 @@ def uninstrument(client: Any) -> bool:
     return True
 
 
+class _Patched:
+    """Where an observed `request` finds the one that another instrumentation set on a client."""
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+
+
 def _around(client: Any, patched: Any) -> Any:
     """An observed `request` for one client, around a function that another instrumentation set on it."""
 
@@ -68,7 +76,7 @@ def _around(client: Any, patched: Any) -> Any:
         return patched(*args, **kwargs)
 
     asynchronous = inspect.iscoroutinefunction(inspect.unwrap(type(client).request))
-    made = functools.partial((_async_request if asynchronous else _sync_request)(lambda: bare), client)
+    made = functools.partial((_async_request if asynchronous else _sync_request)(_Patched(bare)), client)
     setattr(made, _PATCHED, patched)
     return made
 
@@ -85,7 +93,7 @@ def _observed_class(original: type) -> type:
         made = type(original.__name__, (original,), namespace)
         asynchronous = inspect.iscoroutinefunction(inspect.unwrap(original.request))  # type: ignore[attr-defined]
         # Looked up late: another instrumentation may patch the class afterwards.
-        request = (_async_request if asynchronous else _sync_request)(lambda: original.request)  # type: ignore[attr-defined]
+        request = (_async_request if asynchronous else _sync_request)(original)
         made.request = functools.wraps(original.request)(request)  # type: ignore[attr-defined]
         _override(made, original, "_build_request", _build_request)
         _override(made, original, "_sleep_for_retry", _async_sleep if asynchronous else _sync_sleep)
@@ -111,87 +119,128 @@ def _override(made: type, original: type, name: str, maker: Any) -> None:
     setattr(made, name, functools.wraps(bare)(maker(bare)))
 
 
-def _sync_request(look_up: Callable[[], Any]) -> Any:
+def _sync_request(owner: Any) -> Any:
     def request(self: Any, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         hook: Hook | None = self.__dict__.get(_HOOK)
-        bare = look_up()
-        observation = None if hook is None else hook.begin(options, stream, self)
+        bare = owner.request
+        observation = collecting = None
+        if hook is not None:
+            try:
+                observation = hook.begin(options, stream, self)
+                if observation is None:
+                    collecting = _collecting(options)
+            except Exception as fault:  # noqa: BLE001
+                tell(hook.recorder, "begin", fault)
         if observation is None:
-            collecting = _collecting(options) if hook is not None and open_responses else None
-            if collecting is None:
+            if hook is None or collecting is None:
                 return bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
             try:
                 result = bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
             except BaseException:
-                open_responses.keep(*collecting)
+                quietly(hook.recorder, "collected", open_responses.keep, *collecting)
                 raise
-            _collected(collecting[1], options, result, stream)
+            quietly(hook.recorder, "collected", _collected, collecting[1], options, result, stream)
             return result
-        options, stream_cls = _observed(observation, options, stream_cls)
-        tokens = observation.enter()
+        try:
+            options, stream_cls = _observed(observation, options, stream_cls)
+        except Exception as fault:  # noqa: BLE001
+            observation.hide_usage = False  # it was not asked for
+            tell(observation.hook.recorder, "options", fault)
+        entered = enter(observation)
         try:
             result = bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
         except BaseException as error:
-            observation.leave(tokens)
-            observation.failed(error)
+            leave(observation, entered)
+            quietly(observation.hook.recorder, "failed", observation.failed, error)
             raise
-        observation.leave(tokens)
-        _returned(observation, result)
+        leave(observation, entered)
+        try:
+            _returned(observation, result)
+        except Exception as fault:  # noqa: BLE001
+            not_taken_in(observation, result, fault)
         return result
 
     return request
 
 
-def _async_request(look_up: Callable[[], Any]) -> Any:
+def _async_request(owner: Any) -> Any:
     async def request(self: Any, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         hook: Hook | None = self.__dict__.get(_HOOK)
-        bare = look_up()
-        observation = None if hook is None else hook.begin(options, stream, self)
+        bare = owner.request
+        observation = collecting = None
+        if hook is not None:
+            try:
+                observation = hook.begin(options, stream, self)
+                if observation is None:
+                    collecting = _collecting(options)
+            except Exception as fault:  # noqa: BLE001
+                tell(hook.recorder, "begin", fault)
         if observation is None:
-            collecting = _collecting(options) if hook is not None and open_responses else None
-            if collecting is None:
+            if hook is None or collecting is None:
                 return await bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
             try:
                 result = await bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
             except BaseException:
-                open_responses.keep(*collecting)
+                quietly(hook.recorder, "collected", open_responses.keep, *collecting)
                 raise
-            _collected(collecting[1], options, result, stream)
+            quietly(hook.recorder, "collected", _collected, collecting[1], options, result, stream)
             return result
-        options, stream_cls = _observed(observation, options, stream_cls)
-        tokens = observation.enter()
+        try:
+            options, stream_cls = _observed(observation, options, stream_cls)
+        except Exception as fault:  # noqa: BLE001
+            observation.hide_usage = False  # it was not asked for
+            tell(observation.hook.recorder, "options", fault)
+        entered = enter(observation)
         try:
             result = await bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
         except BaseException as error:
-            observation.leave(tokens)
-            observation.failed(error)
+            leave(observation, entered)
+            quietly(observation.hook.recorder, "failed", observation.failed, error)
             raise
-        observation.leave(tokens)
-        _returned(observation, result)
+        leave(observation, entered)
+        try:
+            _returned(observation, result)
+        except Exception as fault:  # noqa: BLE001
+            not_taken_in(observation, result, fault)
         return result
 
     return request
 
 
 def _observed(observation: Observation, options: Any, stream_cls: Any) -> tuple[Any, Any]:
-    """The options and the stream class to go on with; never raises."""
-    try:
-        options = observation.observed_options(options, can_hide=stream_cls is None or can_hide(stream_cls))
-        if stream_cls is not None:
-            stream_cls = observed_class(stream_cls)
-    except Exception as fault:  # noqa: BLE001
-        observation.hook.recorder.internal_error("options", fault)
-    return options, stream_cls
+    """The options and the stream class to go on with.
+
+    Options are a copy where the post-parser is watched or the stream's usage is asked for. It is asked for last, when
+    nothing can fail any more: the chunk that it brings has to be kept back.
+    """
+    asks = observation.stream and (stream_cls is None or can_hide(stream_cls)) and observation.may_ask_usage()
+    if stream_cls is not None:
+        stream_cls = observed_class(stream_cls)
+    parser = options.post_parser
+    watched = callable(parser)
+    if not watched and not asks:
+        return options, stream_cls
+    copied = options.model_copy() if hasattr(options, "model_copy") else options.copy()
+    if watched:
+        copied.post_parser = _watching(observation, parser)
+    if asks:
+        copied.json_data = {**options.json_data, "stream_options": observation.ask_usage()}
+    return copied, stream_cls
+
+
+def _watching(observation: Observation, parser: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def watched(parsed: Any) -> Any:
+        observation.parsed = parsed
+        return parser(parsed)
+
+    return watched
 
 
 def _returned(observation: Observation, result: Any) -> None:
-    """The request returned: finish now, or once the body has been read. Never raises."""
-    try:
-        response, observation.http_response = observation.http_response, None
-        if not observation.stream_attached:
-            _finish_or_watch(observation, result, response, observation.raw_mode, stream=observation.stream)
-    except Exception as fault:  # noqa: BLE001
-        observation.hook.recorder.internal_error("returned", fault)
+    """The request returned: finish now, or once the body has been read."""
+    response, observation.http_response = observation.http_response, None
+    if not observation.stream_attached:
+        _finish_or_watch(observation, result, response, observation.raw_mode, stream=observation.stream)
 
 
 def _finish_or_watch(
@@ -204,25 +253,20 @@ def _finish_or_watch(
             watch_response(response, observation, sse=stream)
     elif stream:
         attach(result, observation)
+        if not observation.stream_attached:
+            observation.answered_unread(TypeError(f"a {type(result).__name__} was not read"))
     else:
         observation.answered(_decoded(response) if raw_mode is not None or result is response else result)
 
 
 def _collecting(options: Any) -> tuple[str, Observation] | None:
-    """The open background call that a request may bring the end of. Never raises."""
-    try:
-        return open_response(str(options.method), str(options.url))
-    except Exception:  # noqa: BLE001 - options of another shape: no call of ours
-        return None
+    """The open background call that a request may bring the end of."""
+    return open_response(str(options.method), str(options.url)) if open_responses else None
 
 
 def _collected(observation: Observation, options: Any, result: Any, stream: bool) -> None:
-    """A request for an open response returned: the call ends with it, or stays open. Never raises."""
-    try:
-        raw_mode = raw_mode_of(options)
-        _finish_or_watch(observation, result, None, raw_mode, stream=bool(stream))
-    except Exception as fault:  # noqa: BLE001
-        observation.hook.recorder.internal_error("collected", fault)
+    """A request for an open response returned: the call ends with it, or stays open."""
+    _finish_or_watch(observation, result, None, raw_mode_of(options), stream=bool(stream))
 
 
 def _decoded(response: Any) -> Any:
@@ -237,7 +281,7 @@ def _build_request(bare: Any) -> Any:
     def build_request(self: Any, *args: Any, **kwargs: Any) -> Any:
         observation = current.get()
         if observation is not None:
-            observation.try_started()
+            observation.try_t0 = time.perf_counter()
         return bare(self, *args, **kwargs)
 
     return build_request
@@ -254,7 +298,10 @@ def _sync_sleep(bare: Any) -> Any:
             bare(self, *args, **kwargs)
             slept = True
         finally:
-            observation.try_failed(_response_of(args, kwargs), ended_at_ns, time.perf_counter() - t0, again=slept)
+            backoff_s = time.perf_counter() - t0
+            quietly(
+                observation.hook.recorder, "try", _try_failed, observation, args, kwargs, ended_at_ns, backoff_s, slept
+            )
         return None
 
     return sleep_for_retry
@@ -272,20 +319,34 @@ def _async_sleep(bare: Any) -> Any:
             await bare(self, *args, **kwargs)
             slept = True
         finally:
-            observation.try_failed(_response_of(args, kwargs), ended_at_ns, time.perf_counter() - t0, again=slept)
+            backoff_s = time.perf_counter() - t0
+            quietly(
+                observation.hook.recorder, "try", _try_failed, observation, args, kwargs, ended_at_ns, backoff_s, slept
+            )
 
     return sleep_for_retry
 
 
-def _response_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return kwargs["response"] if "response" in kwargs else (args[-1] if args else None)
+def _try_failed(
+    observation: Observation,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    ended_at_ns: int,
+    backoff_s: float,
+    slept: bool,
+) -> None:
+    response = kwargs["response"] if "response" in kwargs else (args[-1] if args else None)
+    observation.try_failed(response, ended_at_ns, backoff_s, again=slept)
 
 
 def _sync_process(bare: Any) -> Any:
     def process_response(self: Any, *args: Any, **kwargs: Any) -> Any:
         observation = current.get()
         if observation is not None:
-            observation.responded(kwargs.get("response"))
+            try:
+                observation.responded(kwargs.get("response"))
+            except Exception as fault:  # noqa: BLE001
+                tell(observation.hook.recorder, "response", fault)
         return bare(self, *args, **kwargs)
 
     return process_response
@@ -295,7 +356,10 @@ def _async_process(bare: Any) -> Any:
     async def process_response(self: Any, *args: Any, **kwargs: Any) -> Any:
         observation = current.get()
         if observation is not None:
-            observation.responded(kwargs.get("response"))
+            try:
+                observation.responded(kwargs.get("response"))
+            except Exception as fault:  # noqa: BLE001
+                tell(observation.hook.recorder, "response", fault)
         return await bare(self, *args, **kwargs)
 
     return process_response
@@ -309,7 +373,7 @@ def _copy(bare: Any) -> Any:
             try:
                 made.__dict__[_HOOK] = hook.for_copy(made.base_url)
             except Exception as fault:  # noqa: BLE001
-                hook.recorder.internal_error("copy", fault)
+                tell(hook.recorder, "copy", fault)
         return made
 
     return copy

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from time import perf_counter
 from typing import Any, Final
 
 from tierwise.instrument.dialects.base import StreamReader
+from tierwise.instrument.guard import WithoutUsage, is_usage_alone, quietly, tell, when_gone
 from tierwise.instrument.observation import Observation, current
 from tierwise.instrument.rawbody import MAX_BODY, RawBody, RawEvents, decoder
 
@@ -37,14 +37,14 @@ class Watch:
         try:
             self.reader.see(event)
         except Exception as fault:  # noqa: BLE001
-            self.observation.hook.recorder.internal_error("chunk", fault)
+            tell(self.observation.hook.recorder, "chunk", fault)
 
     def keep(self, chunk: Any) -> None:
         """Look at bytes of the body on their way to the application."""
         try:
             self.raw.feed(chunk)
         except Exception as fault:  # noqa: BLE001
-            self.observation.hook.recorder.internal_error("raw", fault)
+            tell(self.observation.hook.recorder, "raw", fault)
 
     def left(self) -> None:
         """The application stopped reading: the call is cancelled unless the answer was complete."""
@@ -55,6 +55,10 @@ class Watch:
             observation.answered(self.raw.value())
         else:
             observation.stream_ended(self.reader, exhausted=False)
+
+    def close(self) -> None:
+        """The application closed what is watched. Never raises."""
+        quietly(self.observation.hook.recorder, "left", self.left)
 
     def exhausted(self) -> None:
         """The body was read to its end."""
@@ -90,7 +94,7 @@ def watch_response(response: Any, observation: Observation, *, sse: bool) -> Wat
     watch = Watch(observation, sse=sse)
     response.__dict__[_ATTRIBUTE] = watch
     response.__class__ = _watched_class(type(response))
-    weakref.finalize(response, watch.left).atexit = False
+    when_gone(response, observation.hook.recorder, "left", watch.left)
     return watch
 
 
@@ -103,27 +107,29 @@ def _watched_class(original: type) -> type:
         try:
             original.close(self)  # type: ignore[attr-defined]
         finally:
-            self.__dict__[_ATTRIBUTE].left()
+            self.__dict__[_ATTRIBUTE].close()
 
     async def aclose(self: Any) -> None:
         try:
             await original.aclose(self)  # type: ignore[attr-defined]
         finally:
-            self.__dict__[_ATTRIBUTE].left()
+            self.__dict__[_ATTRIBUTE].close()
 
     def iter_bytes(self: Any, *args: Any, **kwargs: Any) -> Iterator[bytes]:
-        return _tee(original.iter_bytes(self, *args, **kwargs), self.__dict__[_ATTRIBUTE])  # type: ignore[attr-defined]
+        inner = original.iter_bytes(self, *args, **kwargs)  # type: ignore[attr-defined]
+        return _looked_at(_tee, inner, self.__dict__[_ATTRIBUTE])  # type: ignore[no-any-return]
 
     def aiter_bytes(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
-        return _atee(original.aiter_bytes(self, *args, **kwargs), self.__dict__[_ATTRIBUTE])  # type: ignore[attr-defined]
+        inner = original.aiter_bytes(self, *args, **kwargs)  # type: ignore[attr-defined]
+        return _looked_at(_atee, inner, self.__dict__[_ATTRIBUTE])  # type: ignore[no-any-return]
 
     def iter_raw(self: Any, *args: Any, **kwargs: Any) -> Iterator[bytes]:
-        watch = self.__dict__[_ATTRIBUTE]
-        return _tee(original.iter_raw(self, *args, **kwargs), watch, self.headers)  # type: ignore[attr-defined]
+        inner = original.iter_raw(self, *args, **kwargs)  # type: ignore[attr-defined]
+        return _looked_at(_tee, inner, self.__dict__[_ATTRIBUTE], self.headers)  # type: ignore[no-any-return]
 
     def aiter_raw(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
-        watch = self.__dict__[_ATTRIBUTE]
-        return _atee(original.aiter_raw(self, *args, **kwargs), watch, self.headers)  # type: ignore[attr-defined]
+        inner = original.aiter_raw(self, *args, **kwargs)  # type: ignore[attr-defined]
+        return _looked_at(_atee, inner, self.__dict__[_ATTRIBUTE], self.headers)  # type: ignore[no-any-return]
 
     namespace: dict[str, Any] = {"__module__": original.__module__, "__qualname__": original.__qualname__}
     for override in (close, aclose, iter_bytes, aiter_bytes, iter_raw, aiter_raw):
@@ -134,17 +140,29 @@ def _watched_class(original: type) -> type:
     return made
 
 
-def _tee(inner: Iterator[bytes], watch: Watch, encoded: Mapping[str, str] | None = None) -> Iterator[bytes]:
-    """Bytes to the application, looked at on their way. `encoded`: the headers of a body that is not decoded yet."""
+def _looked_at(tee: Any, inner: Any, watch: Watch, encoded: Mapping[str, str] | None = None) -> Any:
+    """The bytes of a body by way of `tee`, or as they are. `encoded`: the headers of a body that is not decoded yet.
+
+    Never raises.
+    """
+    try:
+        return tee(inner, _Looker(watch, encoded))
+    except Exception as fault:  # noqa: BLE001
+        tell(watch.observation.hook.recorder, "raw", fault)
+        return inner
+
+
+def _tee(inner: Iterator[bytes], looker: _Looker) -> Iterator[bytes]:
+    """Bytes to the application, looked at on their way."""
+    watch, recorder = looker.watch, looker.watch.observation.hook.recorder
     if watch.parsed or watch.running:  # read by a Stream, or by the client's own decoding, which is watched itself
         yield from inner
         return
-    looked_at = _Looker(watch, encoded)
     watch.running = True
     try:
         for chunk in inner:
             if not watch.parsed:
-                looked_at.see(chunk)
+                quietly(recorder, "raw", looker.see, chunk)
                 watch.running = False
             yield chunk
             watch.running = True
@@ -153,25 +171,23 @@ def _tee(inner: Iterator[bytes], watch: Watch, encoded: Mapping[str, str] | None
         raise
     except BaseException as error:
         watch.running = False
-        watch.broke(error)
+        quietly(recorder, "broke", watch.broke, error)
         raise
     watch.running = False
-    looked_at.end()
+    quietly(recorder, "exhausted", looker.end)
 
 
-async def _atee(
-    inner: AsyncIterator[bytes], watch: Watch, encoded: Mapping[str, str] | None = None
-) -> AsyncIterator[bytes]:
+async def _atee(inner: AsyncIterator[bytes], looker: _Looker) -> AsyncIterator[bytes]:
+    watch, recorder = looker.watch, looker.watch.observation.hook.recorder
     if watch.parsed or watch.running:
         async for chunk in inner:
             yield chunk
         return
-    looked_at = _Looker(watch, encoded)
     watch.running = True
     try:
         async for chunk in inner:
             if not watch.parsed:
-                looked_at.see(chunk)
+                quietly(recorder, "raw", looker.see, chunk)
                 watch.running = False
             yield chunk
             watch.running = True
@@ -180,53 +196,50 @@ async def _atee(
         raise
     except BaseException as error:
         watch.running = False
-        watch.broke(error)
+        quietly(recorder, "broke", watch.broke, error)
         raise
     watch.running = False
-    looked_at.end()
+    quietly(recorder, "exhausted", looker.end)
 
 
 class _Looker:
     """Takes the bytes of one reading to the watch, decoded."""
 
-    __slots__ = ("_decode", "_encoding", "_watch")
+    __slots__ = ("_decode", "_encoding", "watch")
 
     def __init__(self, watch: Watch, encoded: Mapping[str, str] | None) -> None:
-        self._watch = watch
+        self.watch = watch
         self._encoding = "" if encoded is None else encoded.get("content-encoding", "").strip().lower()
         self._decode = decoder(self._encoding)
 
     def see(self, chunk: bytes) -> None:
-        _note_time(self._watch.observation)
+        observation = self.watch.observation
+        if observation.stream:
+            observation.last_at = perf_counter()
+            if not observation.first_at:
+                observation.first_at = observation.last_at
+            observation.chunks += 1
         if self._decode is not None:
             try:
                 chunk = self._decode(chunk)
             except Exception:  # noqa: BLE001 - not what its header says; the application may know better
                 self._decode = None
                 return
-            self._watch.keep(chunk)
+            self.watch.keep(chunk)
 
     def end(self) -> None:
-        if self._watch.parsed:
+        if self.watch.parsed:
             return
         if self._decode is None:
-            self._watch.unreadable(self._encoding)
+            self.watch.unreadable(self._encoding)
         else:
-            self._watch.exhausted()
-
-
-def _note_time(observation: Observation) -> None:
-    if observation.stream:
-        observation.last_at = perf_counter()
-        if not observation.first_at:
-            observation.first_at = observation.last_at
-        observation.chunks += 1
+            self.watch.exhausted()
 
 
 def observe(inner: Iterator[Any], watch: Watch) -> Iterator[Any]:
     """Hand on every chunk of a stream; the extra usage chunk is kept back when it was our request that brought it."""
     observation = watch.observation
-    see, hide = watch.reader.see, observation.hide_usage
+    recorder, see, hide = observation.hook.recorder, watch.reader.see, observation.hide_usage
     watch.running = True
     try:
         for chunk in inner:
@@ -237,8 +250,8 @@ def observe(inner: Iterator[Any], watch: Watch) -> Iterator[Any]:
             try:
                 only_usage = see(chunk)
             except Exception as fault:  # noqa: BLE001
-                only_usage = False
-                observation.hook.recorder.internal_error("chunk", fault)
+                only_usage = is_usage_alone(chunk)
+                tell(recorder, "chunk", fault)
             if hide and only_usage:
                 continue
             watch.running = False
@@ -246,20 +259,20 @@ def observe(inner: Iterator[Any], watch: Watch) -> Iterator[Any]:
             watch.running = True
     except GeneratorExit:
         watch.running = False
-        watch.left()
+        quietly(recorder, "left", watch.left)
         raise
     except BaseException as error:
         watch.running = False
-        watch.broke(error)
+        quietly(recorder, "broke", watch.broke, error)
         raise
     watch.running = False
-    watch.exhausted()
+    quietly(recorder, "exhausted", watch.exhausted)
 
 
 async def observe_async(inner: Any, watch: Watch) -> AsyncIterator[Any]:
     """The same for an asynchronous stream."""
     observation = watch.observation
-    see, hide = watch.reader.see, observation.hide_usage
+    recorder, see, hide = observation.hook.recorder, watch.reader.see, observation.hide_usage
     watch.running = True
     try:
         async for chunk in inner:
@@ -270,8 +283,8 @@ async def observe_async(inner: Any, watch: Watch) -> AsyncIterator[Any]:
             try:
                 only_usage = see(chunk)
             except Exception as fault:  # noqa: BLE001
-                only_usage = False
-                observation.hook.recorder.internal_error("chunk", fault)
+                only_usage = is_usage_alone(chunk)
+                tell(recorder, "chunk", fault)
             if hide and only_usage:
                 continue
             watch.running = False
@@ -279,34 +292,51 @@ async def observe_async(inner: Any, watch: Watch) -> AsyncIterator[Any]:
             watch.running = True
     except GeneratorExit:
         watch.running = False
-        watch.left()
+        quietly(recorder, "left", watch.left)
         await inner.aclose()  # as the interpreter would have done with the bare stream
         raise
     except BaseException as error:
         watch.running = False
-        watch.broke(error)
+        quietly(recorder, "broke", watch.broke, error)
         raise
     watch.running = False
-    watch.exhausted()
+    quietly(recorder, "exhausted", watch.exhausted)
 
 
 def attach(stream: Any, observation: Observation) -> None:
-    """Observe a stream object that is about to be handed to the application. Never raises."""
+    """Observe a stream object that is about to be handed to the application, by its bytes where it is of another shape."""
     try:
         inner = stream._iterator
+        if isinstance(inner, WithoutUsage):
+            return  # it failed before
         watch = watch_response(stream.response, observation, sse=True)
         watch.parsed = True
         stream._iterator = observe_async(inner, watch) if hasattr(inner, "__anext__") else observe(inner, watch)
         observation.stream_attached = True
     except Exception as fault:  # noqa: BLE001
+        _hide_usage(stream, observation)
         _watch_bytes(stream, observation)
-        observation.hook.recorder.internal_error("attach", fault)
+        tell(observation.hook.recorder, "attach", fault)
+
+
+def not_taken_in(observation: Observation, result: Any, fault: Exception) -> None:
+    """What a request returned could not be observed: the call ends here, as far as is known. Never raises."""
+    if observation.stream and not observation.stream_attached:
+        _hide_usage(result, observation)
+    quietly(observation.hook.recorder, "unread", observation.answered_unread, fault)
+
+
+def _hide_usage(stream: Any, observation: Observation) -> None:
+    """Keep back the chunk that only our request brings from a stream that is not observed. Never raises."""
+    if observation.hide_usage:
+        with suppress(Exception):
+            stream._iterator = WithoutUsage(stream._iterator)
 
 
 def _watch_bytes(stream: Any, observation: Observation) -> None:
     """For a stream of another shape: read along with its bytes."""
     with suppress(Exception):
-        watch_response(stream.response, observation, sse=True)
+        watch_response(stream.response, observation, sse=True).parsed = False
         observation.stream_attached = True
 
 
@@ -333,11 +363,15 @@ def _make_class(stream_cls: Any) -> Any:
     def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
         plain.__init__(self, *args, **kwargs)
         observation = current.get()
-        if observation is None:
-            watch = self.response.__dict__.get(_ATTRIBUTE)
-            observation = None if watch is None or watch.parsed else watch.observation
-        if observation is not None and not observation.stream_attached:
-            attach(self, observation)
+        try:
+            if observation is None:
+                watch = self.response.__dict__.get(_ATTRIBUTE)
+                observation = None if watch is None or watch.parsed else watch.observation
+            if observation is not None and not observation.stream_attached:
+                attach(self, observation)
+        except Exception as fault:  # noqa: BLE001
+            if observation is not None:
+                not_taken_in(observation, self, fault)
 
     def body(namespace: dict[str, Any]) -> None:
         namespace["__init__"] = initialise

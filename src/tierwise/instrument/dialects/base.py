@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from tierwise.core.call import Answer, Request, Usage
 from tierwise.core.outcome import Choice
-from tierwise.core.records import maker, quick
+from tierwise.core.records import dataclass, maker, quick
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
