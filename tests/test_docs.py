@@ -55,7 +55,7 @@ def test_commands_and_their_options_exist(page: Path) -> None:
         assert words[1] in COMMANDS, line
         command = cli.get_command(cli.make_context("tierwise", ["--"], resilient_parsing=True), words[1])
         assert command is not None
-        known = {name for parameter in command.params for name in parameter.opts}
+        known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
         assert {word for word in words[2:] if word.startswith("-")} <= known, line
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,73 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.recommended import NOW, Files, recommend
 from tierwise.advisor import apply, audit, changes_of, read_history, real_entries, rollback, routes_from_audit
 from tierwise.core.errors import RouteError
 from tierwise.core.policy import Policy, TaskPolicy
-from tierwise.core.recommendation import CandidateReport, GuardrailState, Interval, Reason, Recommendation, Verdict
+from tierwise.core.recommendation import Verdict
 from tierwise.core.route import Canary, Route, RouteTable
-from tierwise.routing import read_table, write_table
-
-NOW = 1_800_000_000
-
-
-def report(name: str, *, refuted: bool = False, incumbent: bool = False) -> CandidateReport:
-    """A candidate's numbers, with one guardrail."""
-    guardrail = GuardrailState(
-        metric="success_rate", op=">=", limit=0.95, tested_at=None, estimate=0.5 if refuted else 0.99, low=None,
-        high=None, state="refuted" if refuted else "holding", runs_to_prove=None,
-    )  # fmt: skip
-    nothing = Interval()
-    return CandidateReport(
-        candidate=name, role="incumbent" if incumbent else "challenger", epoch=f"e-{name}", grade="randomised", n=100,
-        buckets=10, successes=99, success_rate=0.99, success_rate_interval=nothing, cost_per_success_usd=0.01,
-        cost_per_success_interval_usd=nothing, cost_per_call_usd=0.01, latency_p50_s=1.0, latency_p50_interval_s=nothing,
-        latency_p95_s=2.0, latency_p95_interval_s=nothing, json_valid_rate=None, objective=0.01, gain=0.1,
-        gain_interval=nothing, success_difference=0.0, success_difference_interval=nothing, compared_runs=100,
-        guardrails=(guardrail,), runs_needed=0,
-    )  # fmt: skip
-
-
-def recommend(
-    verdict: Verdict,
-    *,
-    task: str = "t",
-    current: str | None = "old",
-    challenger: str | None = "new",
-    refuted: Sequence[str] = (),
-) -> Recommendation:
-    """A recommendation as `decide` would make it."""
-    primary = challenger if verdict == "PROMOTE" else current
-    names = [name for name in (current, challenger, "third") if name is not None]
-    return Recommendation(
-        task=task, verdict=verdict, current=current, primary=primary, challenger=challenger,
-        fallbacks=tuple(name for name in ("third", "old", "new") if name != primary and name not in refuted),
-        ladder=(str(primary), "third"), grade="randomised", reasons=(Reason(code="why", text=f"because {verdict}"),),
-        candidates=tuple(report(name, refuted=name in refuted, incumbent=name == current) for name in names),
-        saving_per_1000_runs_usd=1.0, saving_per_month_usd=None, runs_needed=0, confidence=0.95, at=NOW, input_hash="h" * 16,
-    )  # fmt: skip
-
-
-class Files:
-    """A route file and an audit log in one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.routes, self.audit = folder / "routes.json", folder / "audit.jsonl"
-
-    def apply(self, *items: Recommendation, now: int = NOW, **more: Any) -> RouteTable:
-        """Apply to the table as it is."""
-        version = read_table(self.routes).version
-        return apply(
-            items, routes_path=self.routes, audit_path=self.audit, now=now, by="me", expected_version=version, **more
-        ).table
-
-    def back(self, task: str = "t", *, now: int = NOW, **more: Any) -> RouteTable:
-        """Roll one task back."""
-        return rollback(task, routes_path=self.routes, audit_path=self.audit, now=now, by="me", **more).table
-
-    def table(self) -> RouteTable:
-        """The table in the file."""
-        return read_table(self.routes)
+from tierwise.routing import write_table
 
 
 @pytest.fixture

@@ -42,6 +42,10 @@ def tables(draw: st.DrawFn) -> RouteTable:
             backoff=draw(st.dictionaries(NAMES, TIMES, max_size=3)),
             propensities=draw(st.dictionaries(NAMES, SHARES, max_size=3)),
             epochs=draw(st.dictionaries(NAMES, NAMES, max_size=3)),
+            drifted=draw(st.dictionaries(NAMES, TIMES, max_size=3)),
+            primary_drifted_at=draw(TIMES),
+            dropped=draw(st.dictionaries(NAMES, NAMES | st.just(""), max_size=3)),
+            failed=draw(st.dictionaries(NAMES, NAMES | st.just(""), max_size=3)),
         )
         for task in draw(st.lists(NAMES, max_size=3, unique=True))
     }
@@ -57,6 +61,14 @@ def table(primary: str = "m", task: str = "t") -> RouteTable:
 def test_tables_survive_the_round_trip(value: RouteTable) -> None:
     """A table read back is the table written."""
     assert table_from_json(table_to_json(value), where="x") == value
+
+
+def test_an_older_file_without_the_newer_fields_is_read() -> None:
+    """What an older version wrote has no drift, no dropped and no failed candidates."""
+    document = json.loads(table_to_json(table()))
+    for name in ("drifted", "primary_drifted_at", "dropped", "failed"):
+        del document["routes"]["t"][name]
+    assert table_from_json(json.dumps(document), where="x") == table()
 
 
 FIELDS = st.sampled_from(["format", "version", "routes", "t", "primary", "canary", "share"])
@@ -84,6 +96,14 @@ def test_hostile_documents_are_route_errors(value: object) -> None:
         ({"since": 10**30}, "routes['t'].since must be a whole number"),
         ({"since": True}, "routes['t'].since must be a whole number"),
         ({"backoff": {"m": 1.5}}, "routes['t'].backoff['m'] must be a whole number"),
+        ({"drifted": {"m": -1}}, "routes['t'].drifted['m'] must be a whole number"),
+        ({"drifted": {"m\n": 1}}, "routes['t'].drifted holds control characters"),
+        ({"drifted": [1]}, "routes['t'].drifted must be an object"),
+        ({"primary_drifted_at": "x"}, "routes['t'].primary_drifted_at must be a whole number"),
+        ({"dropped": {"m": 3}}, "routes['t'].dropped['m'] must be text"),
+        ({"failed": {"m": "x" * 201}}, "routes['t'].failed['m'] must be text"),
+        ({"failed": {str(i): "" for i in range(51)}}, "routes['t'].failed has more than 50 entries"),
+        ({"propensities": {"m": 1.5}}, "routes['t'].propensities['m'] must be between 0 and 1"),
         ({"fallback": []}, "routes['t'].fallback is unknown; known are primary, fallbacks"),
     ],
 )

@@ -1,23 +1,27 @@
-"""Changing routes: apply recommendations, go back, and leave an audit entry for each, never a change without one."""
+"""Applying recommendations, by hand or by themselves, with an audit entry for each: never a change without one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from tierwise.advisor.audit import Action, AuditEntry, append, new_change, read_history, real_entries
+from tierwise.advisor.audit import Action, AuditEntry, append, compact, last_verdicts, new_change
+from tierwise.advisor.plan import Plan
 from tierwise.core.errors import RouteError
 from tierwise.core.policy import Policy
 from tierwise.core.recommendation import Recommendation
 from tierwise.core.route import Canary, Route, RouteTable
-from tierwise.routing import read_table, route_to_json, update_table
+from tierwise.routing import RouteChangedError, route_from_json, route_to_json, update_table
 
 FIRST_SHARE: Final = 0.25
 """Share of the traffic with which a canary starts."""
 
 DEFAULT_COOLDOWN_S: Final = 12 * 3600.0
+
+ATTEMPTS: Final = 5
+"""How often a decision is made again when somebody else changed the table meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +78,14 @@ def changes_of(
     return tuple(_change(item, table.routes.get(item.task), now, policy, trial, pin) for item in recommendations)
 
 
+def automatic_changes(
+    recommendations: Sequence[Recommendation], table: RouteTable, policy: Policy | None
+) -> tuple[Change, ...]:
+    """What tierwise changes by itself: `after` of a recommendation where the task's policy says `apply: auto`, and the split of
+    the traffic where it says `explore`; pure."""
+    return tuple(_by_itself(item, table.routes.get(item.task), policy) for item in recommendations)
+
+
 def apply(
     recommendations: Sequence[Recommendation],
     *,
@@ -101,10 +113,10 @@ def apply(
 
     def change(table: RouteTable) -> RouteTable:
         done.extend(changes_of(recommendations, table, now=now, policy=policy, trial=trial, pin=pin))
-        return _with(table, done, now)
+        return with_changes(table, done, now)
 
     def audit(_: RouteTable, new: RouteTable) -> None:
-        append(audit_path, _entries(_news(done, audit_path), new.version, now, by, automatic), timeout_s=timeout_s)
+        log_changes(audit_path, done, new.version, now, by, automatic=automatic, timeout_s=timeout_s)
 
     table = update_table(
         routes_path, change, expected_version=expected_version, before_write=audit, timeout_s=timeout_s
@@ -114,45 +126,61 @@ def apply(
     return Applied(table=table, changes=tuple(done))
 
 
-def rollback(
-    task: str,
+def apply_automatically(
+    look: Callable[[], tuple[Plan, Policy | None]],
     *,
     routes_path: Path,
     audit_path: Path,
-    now: int,
     by: str,
-    cooldown_s: float = DEFAULT_COOLDOWN_S,
-    automatic: bool = False,
-    note: str = "",
-    expected_version: int | None = None,
-    dry_run: bool = False,
+    attempts: int = ATTEMPTS,
     timeout_s: float = 5.0,
-) -> Applied:
-    """Return a task to the route it had before its last change; again, to the one before that.
+) -> tuple[Plan, Applied]:
+    """Decide with `look` and apply what the policy lets tierwise do by itself (`automatic_changes`), with audit entries.
 
-    The candidate that was left backs off and the task cools down for `cooldown_s`, or the next plan would undo the
-    rollback at once. A task that had no route before has none again.
+    `look` reads the table and decides. Has somebody changed the table meanwhile, it is asked again, so no change of
+    theirs is overwritten and none of ours is lost. Entries are dated by the plan.
 
     Raises:
-        RouteError: nothing to go back to, or as `apply`.
+        RouteError: as `apply`, or the table was changed by others at each of `attempts`.
     """
-    done: list[Change] = []
+    for _ in range(max(attempts, 1)):
+        made, policy = look()
+        done: list[Change] = []
+        try:
+            table = _swap(made, policy, done, routes_path, audit_path, by, timeout_s)
+        except RouteChangedError:
+            continue
+        return made, Applied(table=table, changes=tuple(done))
+    raise RouteError(
+        f"{routes_path}: was changed by others at each of {attempts} attempts; see who with `tierwise history` and stop "
+        "all but one"
+    )
+
+
+def _swap(
+    made: Plan,
+    policy: Policy | None,
+    done: list[Change],
+    routes_path: Path,
+    audit_path: Path,
+    by: str,
+    timeout_s: float,
+) -> RouteTable:
+    """One compare-and-swap of what a plan changes by itself; `done` gets the changes."""
 
     def change(table: RouteTable) -> RouteTable:
-        done.append(_back(task, table, audit_path, now, cooldown_s, note))
-        return _with(table, done, now)
+        done[:] = automatic_changes(made.recommendations, table, policy)
+        return with_changes(table, done, made.at)
 
     def audit(_: RouteTable, new: RouteTable) -> None:
-        append(audit_path, _entries(done, new.version, now, by, automatic), timeout_s=timeout_s)
+        log_changes(audit_path, done, new.version, made.at, by, automatic=True, timeout_s=timeout_s)
 
-    if dry_run:
-        table = read_table(routes_path)
-        change(table)
-    else:
-        table = update_table(
-            routes_path, change, expected_version=expected_version, before_write=audit, timeout_s=timeout_s
-        )
-    return Applied(table=table, changes=tuple(done))
+    table = update_table(
+        routes_path, change, expected_version=made.table_version, before_write=audit, timeout_s=timeout_s
+    )
+    if all(item.action == "none" for item in done):
+        audit(table, table)
+    return table
 
 
 # --- one task ----------------------------------------------------------------------------------------------------
@@ -165,6 +193,29 @@ def _change(
     return Change(task=item.task, action=action, before=route, after=after, recommendation=item, note=note)
 
 
+def _by_itself(item: Recommendation, route: Route | None, policy: Policy | None) -> Change:
+    own = policy.for_task(item.task) if policy is not None else None
+    note = item.reasons[0].text if item.reasons else "nothing to change"
+    action: Action = "none"
+    after = item.after
+    automatic = own is not None and (own.apply == "auto" or (own.explore != 0 and item.action == "traffic"))
+    if automatic and item.action != "none" and after is not None and after != route:
+        action, note = item.action, ""
+        try:
+            route_from_json(route_to_json(after), task=item.task, where="the new route")
+        except RouteError as error:
+            # One route that the file cannot hold must not keep the others from being written.
+            action, note = "none", str(error)
+    return Change(
+        task=item.task,
+        action=action,
+        before=route,
+        after=after if action != "none" else route,
+        recommendation=item,
+        note=note,
+    )
+
+
 def _decided(
     item: Recommendation, route: Route | None, now: int, policy: Policy | None, trial: bool, pin: bool
 ) -> tuple[Route | None, Action, str]:
@@ -173,6 +224,8 @@ def _decided(
         if route is None or route.primary != item.primary:
             return _promoted(item, item.primary, route, now, policy), "promote", ""
         note = f"{item.primary} is the primary already"
+    elif item.action in ("stage", "rollback", "traffic") and item.after is not None and item.after != route:
+        return item.after, item.action, ""
     elif item.verdict == "TRIAL" and item.challenger is not None:
         running = route.canary.candidate if route is not None and route.canary is not None else None
         if trial and running != item.challenger:
@@ -194,33 +247,39 @@ def _promoted(item: Recommendation, primary: str, route: Route | None, now: int,
     return Route(
         task=item.task,
         primary=primary,
-        fallbacks=_others(behind, primary),
+        fallbacks=others(behind, primary),
         ladder=tuple(item.ladder),
         since=now,
         cooldown_until=now + int(cooldown_s),
         backoff={} if route is None else {name: until for name, until in route.backoff.items() if until > now},
-        epochs=_epochs(item),
+        propensities={primary: 1.0},
+        epochs=epochs_of(item),
+        drifted={} if route is None else route.drifted,
+        failed={} if route is None else {name: epoch for name, epoch in route.failed.items() if name != primary},
     )
 
 
 def _trial(item: Recommendation, challenger: str, route: Route | None, now: int) -> Route:
     canary = Canary(candidate=challenger, share=FIRST_SHARE, stage=0, started_at=now)
     current = route if route is not None else _first(item, item.current or challenger, now)
-    return replace(current, canary=canary)
+    shares = {current.primary: 1 - FIRST_SHARE, challenger: FIRST_SHARE}
+    return replace(current, canary=canary, propensities=shares)
 
 
 def _first(item: Recommendation, primary: str, now: int) -> Route:
     return Route(
         task=item.task,
         primary=primary,
-        fallbacks=_others(item.fallbacks, primary),
+        fallbacks=others(item.fallbacks, primary),
         ladder=tuple(item.ladder),
         since=now,
-        epochs=_epochs(item),
+        propensities=item.traffic or {primary: 1.0},
+        epochs=epochs_of(item),
     )
 
 
-def _others(names: Sequence[str], primary: str) -> tuple[str, ...]:
+def others(names: Sequence[str], primary: str) -> tuple[str, ...]:
+    """The names without the primary, each once."""
     return tuple(name for name in dict.fromkeys(names) if name != primary)
 
 
@@ -233,41 +292,16 @@ def refuted(item: Recommendation) -> frozenset[str]:
     )
 
 
-def _epochs(item: Recommendation) -> dict[str, str]:
+def epochs_of(item: Recommendation) -> dict[str, str]:
+    """The epochs of a recommendation's candidates, where known."""
     return {report.candidate: report.epoch for report in item.candidates if report.epoch}
-
-
-def _back(task: str, table: RouteTable, audit_path: Path, now: int, cooldown_s: float, note: str) -> Change:
-    route = table.routes.get(task)
-    history = read_history(audit_path, task=task)
-    past: list[Route | None] = []
-    for entry in real_entries(history.entries, current_version=table.version):
-        if entry.action == "rollback":
-            if past:
-                past.pop()
-        elif entry.changed:
-            past.append(entry.before)
-    if not past:
-        raise RouteError(f"{task}: nothing to go back to; {audit_path} holds no change of this task that still stands")
-    before = past[-1]
-    after = None if before is None else _restored(before, route, now, cooldown_s)
-    return Change(task=task, action="rollback", before=route, after=after, note=note)
-
-
-def _restored(before: Route, left: Route | None, now: int, cooldown_s: float) -> Route:
-    until = now + int(cooldown_s)
-    backoff = {name: time for name, time in before.backoff.items() if time > now}
-    if left is not None:
-        gone = left.primary if left.primary != before.primary else left.canary.candidate if left.canary else None
-        if gone is not None and gone != before.primary:
-            backoff[gone] = until
-    return replace(before, since=now, cooldown_until=until, backoff=backoff)
 
 
 # --- the table and the log ---------------------------------------------------------------------------------------
 
 
-def _with(table: RouteTable, changes: Sequence[Change], now: int) -> RouteTable:
+def with_changes(table: RouteTable, changes: Sequence[Change], now: int) -> RouteTable:
+    """The table with the changes made; equal to the old one where nothing changes."""
     routes = dict(table.routes)
     for change in changes:
         if change.action == "none":
@@ -279,26 +313,33 @@ def _with(table: RouteTable, changes: Sequence[Change], now: int) -> RouteTable:
     return replace(table, routes=routes, updated_at=now)
 
 
-def _news(changes: Sequence[Change], audit_path: Path) -> list[Change]:
-    """The changes, and the verdicts that differ from the last one logged for their task."""
-    if all(change.action != "none" for change in changes):
-        return list(changes)
-    last = {entry.task: entry.verdict for entry in read_history(audit_path).entries if entry.verdict}
-    return [
-        change
-        for change in changes
-        if change.action != "none"
-        or change.recommendation is None
-        or change.recommendation.verdict != last.get(change.task)
-    ]
+def log_changes(
+    path: Path, changes: Sequence[Change], version: int, now: int, by: str, *, automatic: bool, timeout_s: float
+) -> None:
+    """Append the changes, and the verdicts that differ from the last one logged for their task.
 
-
-def _entries(changes: Sequence[Change], version: int, now: int, by: str, automatic: bool) -> list[AuditEntry]:
+    Raises:
+        RouteError: the log cannot be read, locked or written: nothing may be changed then.
+    """
+    quiet = [change for change in changes if change.action in ("none", "traffic")]
+    last = last_verdicts(path) if quiet else {}
+    news = [change for change in changes if change.action != "none" or _new_verdict(change, last)]
     name = new_change()
-    return [_entry(change, version=version, now=now, by=by, automatic=automatic, name=name) for change in changes]
+    entries = [
+        _entry(
+            change, version=version, now=now, by=by, automatic=automatic, name=name,
+            verdict=change.action != "traffic" or _new_verdict(change, last),
+        )
+        for change in news
+    ]  # fmt: skip
+    append(path, compact(entries), timeout_s=timeout_s)
 
 
-def _entry(change: Change, *, version: int, now: int, by: str, automatic: bool, name: str) -> AuditEntry:
+def _new_verdict(change: Change, last: Mapping[str, str]) -> bool:
+    return change.recommendation is None or change.recommendation.verdict != last.get(change.task)
+
+
+def _entry(change: Change, *, version: int, now: int, by: str, automatic: bool, name: str, verdict: bool) -> AuditEntry:
     item = change.recommendation
     return AuditEntry(
         by=by,
@@ -308,7 +349,7 @@ def _entry(change: Change, *, version: int, now: int, by: str, automatic: bool, 
         version=version,
         change=name,
         automatic=automatic,
-        verdict=item.verdict if item is not None else "",
+        verdict=item.verdict if item is not None and verdict else "",
         grade=(item.grade or "") if item is not None else "",
         evidence_hash=item.input_hash if item is not None else "",
         reasons=tuple({"code": reason.code, "text": reason.text} for reason in item.reasons)

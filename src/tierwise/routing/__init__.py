@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tierwise.routing.files import locked, owner_folder
+from tierwise.routing.files import locked, owner_folder, replace_file
 from tierwise.routing.routefile import (
+    RouteChangedError,
     RouteWatcher,
     read_table,
     route_from_json,
@@ -15,10 +16,12 @@ from tierwise.routing.routefile import (
 )
 
 __all__ = [
+    "RouteChangedError",
     "RouteWatcher",
     "locked",
     "owner_folder",
     "read_table",
+    "replace_file",
     "route_from_json",
     "route_to_json",
     "table_from_json",

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tierwise.core.errors import RouteError
 from tierwise.core.route import Canary, Route, RouteTable
@@ -25,6 +25,8 @@ MAX_TASKS: Final = 10_000
 _MAX_TIME: Final = 1 << 40
 
 _log = logging.getLogger("tierwise")
+
+T = TypeVar("T")
 
 
 # --- JSON --------------------------------------------------------------------------------------------------------
@@ -61,6 +63,10 @@ def route_to_json(route: Route) -> dict[str, Any]:
         "backoff": dict(sorted(route.backoff.items())),
         "propensities": dict(sorted(route.propensities.items())),
         "epochs": dict(sorted(route.epochs.items())),
+        "drifted": dict(sorted(route.drifted.items())),
+        "primary_drifted_at": route.primary_drifted_at,
+        "dropped": dict(sorted(route.dropped.items())),
+        "failed": dict(sorted(route.failed.items())),
     }
 
 
@@ -108,19 +114,18 @@ def route_from_json(value: object, *, task: str, where: str, at: str = "route") 
         canary=reader.canary(given.get("canary"), f"{at}.canary"),
         since=reader.whole(given.get("since", 0), f"{at}.since"),
         cooldown_until=reader.whole(given.get("cooldown_until", 0), f"{at}.cooldown_until"),
-        backoff={
-            reader.name(key, f"{at}.backoff"): reader.whole(item, f"{at}.backoff[{key!r:.80}]")
-            for key, item in reader.mapping(given.get("backoff", {}), f"{at}.backoff", None).items()
-        },
-        propensities={
-            reader.name(key, f"{at}.propensities"): reader.share(item, f"{at}.propensities[{key!r:.80}]")
-            for key, item in reader.mapping(given.get("propensities", {}), f"{at}.propensities", None).items()
-        },
-        epochs={
-            reader.name(key, f"{at}.epochs"): reader.name(item, f"{at}.epochs[{key!r:.80}]")
-            for key, item in reader.mapping(given.get("epochs", {}), f"{at}.epochs", None).items()
-        },
+        backoff=reader.by_name(given.get("backoff", {}), f"{at}.backoff", reader.whole),
+        propensities=reader.by_name(given.get("propensities", {}), f"{at}.propensities", reader.share),
+        epochs=reader.by_name(given.get("epochs", {}), f"{at}.epochs", reader.name),
+        drifted=reader.by_name(given.get("drifted", {}), f"{at}.drifted", reader.whole),
+        primary_drifted_at=reader.whole(given.get("primary_drifted_at", 0), f"{at}.primary_drifted_at"),
+        dropped=reader.by_name(given.get("dropped", {}), f"{at}.dropped", reader.epoch),
+        failed=reader.by_name(given.get("failed", {}), f"{at}.failed", reader.epoch),
     )
+
+
+class RouteChangedError(RouteError):
+    """The table has another version than the change was made from; read it and decide again."""
 
 
 class _Reader:
@@ -161,6 +166,14 @@ class _Reader:
         if len(set(result)) < len(result):
             raise self.wrong(at, "names something twice")
         return result
+
+    def by_name(self, value: object, at: str, read: Callable[[object, str], T]) -> dict[str, T]:
+        given = self.mapping(value, at, None)
+        return {self.name(key, at): read(item, f"{at}[{key!r:.80}]") for key, item in given.items()}
+
+    def epoch(self, value: object, at: str) -> str:
+        """An epoch; empty for a candidate of which none was known."""
+        return "" if value == "" else self.name(value, at)
 
     def whole(self, value: object, at: str) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MAX_TIME:
@@ -219,7 +232,8 @@ def write_table(path: Path, table: RouteTable, *, expected_version: int, timeout
     """Write a table over one of `expected_version`; returns it with its new version, `expected_version` + 1.
 
     Raises:
-        RouteError: the file has another version by now, is broken, locked for too long or not writable.
+        RouteChangedError: the file has another version by now.
+        RouteError: it is broken, locked for too long or not writable.
     """
     return update_table(path, lambda _: table, expected_version=expected_version, timeout_s=timeout_s)
 
@@ -238,12 +252,13 @@ def update_table(
     cannot be audited is not made. The caller sets `updated_at`.
 
     Raises:
-        RouteError: the file is broken, locked for too long or not writable, or its version is not `expected_version`.
+        RouteChangedError: its version is not `expected_version`.
+        RouteError: the file is broken, locked for too long or not writable.
     """
     with locked(path, timeout_s=timeout_s):
         old = read_table(path)
         if expected_version is not None and old.version != expected_version:
-            raise RouteError(
+            raise RouteChangedError(
                 f"{path}: is at version {old.version}, not {expected_version}: somebody changed it meanwhile; "
                 "look at `tierwise history` and plan again"
             )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from tierwise.core.evidence import LATENCY_EDGES_S
+from tierwise.core.records import dataclass
 
 SCOPE: Final = "tierwise"
 """Instrumentation scope of all spans, metrics and log records."""
@@ -108,6 +108,11 @@ CHECK_NAME: Final = "tierwise.check.name"
 FEEDBACK_ACCEPTED: Final = "tierwise.feedback.accepted"
 TOKEN_KIND: Final = "tierwise.token.kind"  # noqa: S105
 ROUTE_ROLE: Final = "tierwise.route.role"
+VERDICT: Final = "tierwise.decision.verdict"
+CHALLENGER: Final = "tierwise.decision.challenger"
+LOOK_RESULT: Final = "tierwise.watch.result"
+LOOK_OK: Final = "ok"
+LOOK_FAILED: Final = "failed"
 WHERE: Final = "tierwise.where"
 EVENT_TRY: Final = "tierwise.try"
 
@@ -142,6 +147,10 @@ def _tokens(name: str, description: str) -> Metric:
 
 def _count(name: str, unit: str, description: str) -> Metric:
     return Metric(kind="counter", name=name, unit=unit, description=description)
+
+
+def _gauge(name: str, unit: str, description: str) -> Metric:
+    return Metric(kind="gauge", name=name, unit=unit, description=description)
 
 
 OPERATION_DURATION: Final = _seconds("gen_ai.client.operation.duration", "GenAI operation duration.")
@@ -200,9 +209,24 @@ RUN_PRICED: Final = _count("tierwise.run.priced", "{run}", "Finished runs whose 
 RUN_COST: Final = _count("tierwise.run.cost", "{USD}", "Cost of finished runs, all their calls together.")
 RUN_COST_SQUARED: Final = _count("tierwise.run.cost.squared", "{USD2}", "Sum of the squared costs of finished runs.")
 RUN_DURATION: Final = _count("tierwise.run.duration", "s", "Sum of the durations of finished runs.")
-ROUTE_INFO: Final = Metric(
-    kind="gauge", name="tierwise.route.info", unit="1", description="1 for every model that a route names."
+ROUTE_INFO: Final = _gauge("tierwise.route.info", "1", "1 for every model that a route names.")
+ROUTE_SHARE: Final = _gauge(
+    "tierwise.route.share", "1", "Share of a task's traffic that a candidate gets, as the route says, in [0, 1]."
 )
+DECISION_INFO: Final = _gauge("tierwise.decision.info", "1", "1 for the verdict of each task's last decision.")
+DECISION_TIME: Final = _gauge("tierwise.decision.time", "s", "When a task was decided last, Unix seconds.")
+DECISION_SAVING: Final = _gauge(
+    "tierwise.decision.saving.per_1000_runs",
+    "{USD}",
+    "What the recommended change would save per 1,000 runs; 0 for none.",
+)
+DECISION_SAVING_MONTH: Final = _gauge(
+    "tierwise.decision.saving.per_month", "{USD}", "What it would save in a month at the observed volume, where known."
+)
+DECISION_RUNS_NEEDED: Final = _gauge(
+    "tierwise.decision.runs_needed", "{run}", "Further runs that a decision is expected to take; 0 for none."
+)
+WATCH_LOOKS: Final = _count("tierwise.watch.looks", "{look}", "Looks of `tierwise watch`, by result.")
 INTERNAL_ERRORS: Final = _count("tierwise.internal.errors", "{error}", "Faults inside tierwise, by place.")
 INTERNAL_DROPPED: Final = _count("tierwise.internal.dropped", "{item}", "What tierwise had to leave out, by place.")
 

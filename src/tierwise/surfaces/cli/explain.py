@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import click
 from rich.text import Text
 
+from tierwise.core import wording
+from tierwise.surfaces.cli import words
 from tierwise.surfaces.cli.common import (
     NOTHING,
     cell,
@@ -24,7 +26,7 @@ from tierwise.surfaces.cli.common import (
     since_option,
     store_option,
 )
-from tierwise.surfaces.cli.plan import make_plan, reasons, route_arrow, tasks_option
+from tierwise.surfaces.cli.plan import make_plan, reasons, tasks_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,10 +34,16 @@ if TYPE_CHECKING:
     from tierwise.core.policy import TaskPolicy
     from tierwise.core.recommendation import CandidateReport, GuardrailState, Interval, Recommendation
 
+_LEGEND = (
+    "[low, high] are bounds that hold at every look. Runs needed: further runs until this candidate's comparison is "
+    "decided, if its rates stay what they are; an estimate."
+)
 STATES = {"refuted": "red", "failing": "yellow", "holding": "", "proven": "green", "unknown": "dim"}
 
 
-@click.command("explain", epilog="Example:  tierwise explain strict-json --since 7d")
+@click.command(
+    "explain", epilog="Examples:  tierwise explain strict-json  |  tierwise explain summary --since 7d --json"
+)
 @tasks_option
 @since_option("30d")
 @json_option
@@ -49,22 +57,43 @@ def command(
     config: str | None,
     store: str | None,
 ) -> None:
-    """Show the whole decision about one TASK: candidates with intervals, guardrails with their states, reasons."""
+    """Show the whole decision about one TASK, in words and numbers.
+
+    The verdict with its reasons, the route with its canary, split of the traffic, cool-down and what is left alone, what
+    would change the verdict, every candidate with bounds, every limit with its state. "Runs needed" is an estimate: the
+    further runs a candidate takes until its comparison is decided, if its rates stay what they are.
+    """
     wanted = (*tasks, *more_tasks)
     if len(wanted) != 1:
         raise click.UsageError("name one task: `tierwise explain TASK`; `tierwise plan` lists all")
+    from tierwise.routing import read_table, route_to_json
+
     settings = read_settings(config, store)
     made, policy = make_plan(settings, since=since, tasks=wanted)
     item = made.recommendations[0]
-    if as_json:
-        emit_json({"at": made.at, "table_version": made.table_version, **item.to_json()})
-        return
+    table = read_table(settings.routes_path)
+    route = table.routes.get(item.task)
     own = policy.for_task(item.task) if policy is not None else None
+    if as_json:
+        document = {
+            "route": None if route is None else route_to_json(route),
+            "what_would_change": [text for _, text in words.what_would_change(item, own, route)],
+        }
+        emit_json({"at": made.at, "table_version": made.table_version, **item.to_json(), **document})
+        return
     _policy(own)
     reasons(item)
-    _route(item)
+    for title, lines in (
+        ("route", words.route_lines(item, route, table.version)),
+        ("traffic", words.traffic_lines(item, route)),
+        ("saving", words.saving_lines(item)),
+        ("what would change this", words.what_would_change(item, own, route)),
+    ):
+        _section(title, lines)
     _candidates(item)
     _guardrails(item)
+    out().print()
+    out().print(cell(f"inputs  {item.input_hash}", style="dim"), soft_wrap=True)
     for note in made.notes:
         err().print(cell(f"note: {note}", style="yellow"), soft_wrap=True)
 
@@ -73,22 +102,26 @@ def _policy(own: TaskPolicy | None) -> None:
     if own is None:
         text = "no policy for this task: defaults over the models seen (add it under tasks: in tierwise.yaml)"
     else:
-        text = f"objective {own.objective.kind}, candidates {', '.join(own.candidates)}"
+        text = words.policy_line(own)
     out().print(cell(text, style="dim"), soft_wrap=True)
 
 
-def _route(item: Recommendation) -> None:
+def _section(title: str, lines: list[tuple[str, str]]) -> None:
+    if not lines:
+        return
     console = out()
     console.print()
-    console.print(Text("  route      ").append(route_arrow(item)), soft_wrap=True)
-    console.print(cell(f"  fallbacks  {', '.join(item.fallbacks) or NOTHING}"), soft_wrap=True)
-    if item.ladder:
-        console.print(cell(f"  ladder     {', then '.join(item.ladder)}"), soft_wrap=True)
-    if item.challenger is not None and item.saving_per_1000_runs_usd is not None:
-        per_1000, month = money(item.saving_per_1000_runs_usd), item.saving_per_month_usd
-        more = "" if month is None else f", {money(month)} per month at the window's volume"
-        console.print(cell(f"  saving     {per_1000} per 1,000 runs{more}"))
-    console.print(cell(f"  inputs     {item.input_hash}", style="dim"), soft_wrap=True)
+    console.print(cell(title, style="bold"))
+    for name, text in lines:
+        console.print(cell(f"  {name:<9}  " if name else "  · ").append(_arrow(text)), soft_wrap=True)
+
+
+def _arrow(text: str) -> Text:
+    """The text as data; `a → b` with its ends in colour."""
+    old, arrow, new = text.partition(" → ")
+    if not arrow:
+        return cell(text)
+    return Text.assemble(cell(old, style="red"), arrow, cell(new, style="green"))
 
 
 def _candidates(item: Recommendation) -> None:
@@ -100,6 +133,10 @@ def _candidates(item: Recommendation) -> None:
         table.add_row(*(cell(value) for value in _candidate(report)))
     out().print()
     out().print(table)
+    out().print(
+        cell(_LEGEND, style="dim"),
+        soft_wrap=True,
+    )
 
 
 def _candidate(report: CandidateReport) -> tuple[str, ...]:
@@ -129,16 +166,18 @@ def _with_interval(estimate: float | None, bounds: Interval, write: Callable[[fl
 
 
 def _guardrails(item: Recommendation) -> None:
-    table = make_table("Candidate", "Guardrail", "Estimate", "State", "Runs to prove", right=("Runs to prove",))
+    table = make_table(
+        "Candidate", "Guardrail", "Evidence", "State", "Runs to prove", "In tierwise.yaml", right=("Runs to prove",)
+    )
     for report in item.candidates:
         for state in report.guardrails:
-            bounds = f" [{_number(state.low)}, {_number(state.high)}]"
             table.add_row(
                 cell(report.candidate),
-                cell(_limit(state)),
-                cell(_number(state.estimate) + (bounds if state.low is not None or state.high is not None else "")),
-                cell(state.state, style=STATES.get(state.state, "")),
+                cell(wording.limit(state)),
+                cell(wording.finding(state).removeprefix(f"{wording.limit(state)}: ")),
+                cell(f"{state.state}: {words.STATES[state.state]}", style=STATES.get(state.state, "")),
                 cell(count(state.runs_to_prove)),
+                cell(_limit(state), style="dim"),
             )
     if table.row_count:
         out().print()
@@ -150,7 +189,3 @@ def _limit(state: GuardrailState) -> str:
     if state.tested_at is not None and state.tested_at != state.limit:
         text += f" (tested at {state.tested_at:g})"
     return text
-
-
-def _number(value: float | None) -> str:
-    return "…" if value is None else f"{value:.4g}"

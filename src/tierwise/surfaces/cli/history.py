@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,7 @@ from tierwise.surfaces.cli.common import (
     json_option,
     make_table,
     out,
+    percent,
     read_settings,
     say,
     store_option,
@@ -23,12 +25,17 @@ from tierwise.surfaces.cli.common import (
 from tierwise.surfaces.cli.plan import tasks_option
 
 if TYPE_CHECKING:
+    from tierwise.advisor import AuditEntry
     from tierwise.core.route import Route
 
 
-@click.command("history", epilog="Examples:  tierwise history  |  tierwise history strict-json --json")
+@click.command(
+    "history",
+    epilog="Examples:  tierwise history  |  tierwise history strict-json --json  |  tierwise history --traffic",
+)
 @tasks_option
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The newest entries only.")
+@click.option("--traffic", is_flag=True, help="New splits of the traffic too, which come every hour while exploring.")
 @json_option
 @config_option
 @store_option
@@ -36,24 +43,28 @@ def command(
     tasks: tuple[str, ...],
     more_tasks: tuple[str, ...],
     limit: int,
+    traffic: bool,
     as_json: bool,
     config: str | None,
     store: str | None,
 ) -> None:
-    """Show every change of routes and every new verdict (of all tasks, or those named), newest first: who, when, what, why."""
+    """Show every change of routes and every new verdict (of all tasks, or those named), newest first: who, when, what, why.
+
+    Automatic changes are marked. New splits of the traffic are left out unless asked for (--traffic).
+    """
     from tierwise.advisor import read_history, real_entries
     from tierwise.routing import read_table
 
     settings = read_settings(config, store)
     wanted = (*tasks, *more_tasks)
-    history = read_history(settings.audit_path)
+    history = read_history(settings.audit_path, traffic=traffic)
     try:
         version = read_table(settings.routes_path).version
     except RouteError as error:
         say(f"warning: {error}", style="yellow")
         version = None
     real = {id(entry) for entry in real_entries(history.entries, current_version=version)}
-    entries = [entry for entry in reversed(history.entries) if not wanted or entry.task in wanted][:limit]
+    entries = list(islice((e for e in reversed(history.entries) if _shown(e, wanted, traffic=traffic)), limit))
     for problem in history.problems:
         say(f"warning: {problem}", style="yellow")
     if as_json:
@@ -70,14 +81,31 @@ def command(
         table.add_row(
             cell(when(entry.at)),
             cell(entry.version),
-            cell(entry.task),
+            cell(entry.task or f"{len(entry.traffic):,} task(s)"),
             cell(entry.action if id(entry) in real else f"{entry.action} (interrupted, never in force)"),
             cell(entry.verdict or NOTHING),
-            cell(_change(entry.before, entry.after)),
+            cell(_split(entry, wanted) if entry.traffic else _change(entry.before, entry.after)),
             cell(entry.by + (" (automatic)" if entry.automatic else "")),
             cell(why),
         )
     out().print(table)
+
+
+def _shown(entry: AuditEntry, wanted: tuple[str, ...], *, traffic: bool) -> bool:
+    if entry.action == "traffic" and not entry.verdict and not traffic:
+        return False
+    return not wanted or entry.task in wanted or any(task in entry.traffic for task in wanted)
+
+
+def _split(entry: AuditEntry, wanted: tuple[str, ...]) -> str:
+    told = []
+    for task, item in entry.traffic.items():
+        shares = item.fields.get("propensities")
+        if task in (wanted or entry.traffic) and isinstance(shares, dict):
+            numbers = [(model, share) for model, share in sorted(shares.items()) if isinstance(share, (int, float))]
+            parts = ", ".join(f"{model} {percent(share)}" for model, share in numbers)
+            told.append(f"{task}: {parts}")
+    return "; ".join(told[:3]) + (f"; and {len(told) - 3:,} more" if len(told) > 3 else "")
 
 
 def _change(before: Route | None, after: Route | None) -> str:
