@@ -82,6 +82,7 @@ def test_a_better_challenger_is_ramped_in_stages_and_becomes_the_primary() -> No
     assert world.route.canary == Canary(candidate="cheap", share=0.25, stage=0, started_at=after(world.hour))
     assert first.traffic == pytest.approx({"dear": 0.75, "cheap": 0.25})
     assert first.verdict in ("PROMOTE", "TRIAL")
+    assert (world.route.primary, world.route.fallbacks, world.route.ladder) == ("dear", ("cheap",), ("dear", "cheap"))
     later = world.until(lambda found: found.action == "promote")
     assert later[-1].verdict == "PROMOTE"
     assert world.route.primary == "cheap"

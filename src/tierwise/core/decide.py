@@ -269,8 +269,12 @@ def _recommend(
         if c.n > 0 and c.successes == 0
     )
     taken = step if automatic else stay(case)
-    traffic = shares(case, taken, memory.dropped, ladder)
-    after = next_route(case, taken, fallbacks=fallbacks, ladder=ladder, memory=memory, propensities=traffic)
+    behind, steps = fallbacks, ladder
+    if taken.primary != primary:  # a canary comes first: the route keeps its primary
+        behind, _ = _fallbacks(case, taken.primary)
+        steps, _ = ladder_of(case, taken.primary, behind)
+    traffic = shares(case, taken, memory.dropped, steps)
+    after = next_route(case, taken, fallbacks=behind, ladder=steps, memory=memory, propensities=traffic)
     action = taken.action
     if action == "none" and remembers_more(case.route, after):
         action = "traffic"

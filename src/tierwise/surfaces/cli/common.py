@@ -172,8 +172,8 @@ def read_settings(config: str | None = None, store: str | None = None) -> Settin
     return read(config=config, store=store)
 
 
-def read_policy(settings: Settings) -> Policy | None:
-    """The policy in force, or `None` without a file; warnings are narrated.
+def read_policy(settings: Settings, *, quiet: bool = False) -> Policy | None:
+    """The policy in force, or `None` without a file; warnings are narrated, unless `quiet`.
 
     Raises:
         ConfigError: the file is broken; the message lists every error.
@@ -183,7 +183,7 @@ def read_policy(settings: Settings) -> Policy | None:
     from tierwise.config import check_policy
 
     findings = check_policy(settings.config_path)
-    for warning in findings.warnings:
+    for warning in () if quiet else findings.warnings:
         say(f"warning: {warning}", style="yellow")
     if findings.policy is None:
         raise ConfigError("\n".join(str(error) for error in findings.errors))

@@ -53,12 +53,12 @@ def tasks_option(function: F) -> F:
 
 
 def make_plan(
-    settings: Settings, *, since: int | None, tasks: Sequence[str] | None, open_hour: bool = False
+    settings: Settings, *, since: int | None, tasks: Sequence[str] | None, open_hour: bool = False, quiet: bool = False
 ) -> tuple[Plan, Policy | None]:
     """Read policy, route file and store, and decide.
 
     A window begins with a whole hour. `open_hour` counts the hour that has not ended yet, as if it had: for showing what
-    is there, not for changing a route.
+    is there, not for changing a route. `quiet` leaves the warnings about the policy file out.
 
     Raises:
         TierwiseError: a file is broken, nothing is recorded, or a task is unknown.
@@ -67,7 +67,7 @@ def make_plan(
     from tierwise.routing import read_table
 
     now = int(time.time())
-    policy = read_policy(settings)
+    policy = read_policy(settings, quiet=quiet)
     with open_store(settings) as store:
         first = None if since is None else (now - since) // HOUR_S * HOUR_S
         recorded = store.tasks()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -175,8 +176,10 @@ def _exit(look: Look, *, exit_zero: bool) -> None:
 def _decide(settings: Settings, *, since: int | None, tasks: Sequence[str]) -> Callable[[], tuple[Plan, Policy | None]]:
     """Policy, evidence and routes are read anew for each look, so what changes on disk counts from then on."""
 
+    looks = itertools.count()
+
     def decide() -> tuple[Plan, Policy | None]:
-        return make_plan(settings, since=since, tasks=tasks)
+        return make_plan(settings, since=since, tasks=tasks, quiet=next(looks) > 0)
 
     return decide
 
