@@ -128,9 +128,11 @@ def barred(case: Case, challenger: Candidate) -> Reason | None:
     if case.route is not None:
         until = case.route.backoff.get(challenger.name, 0)
         if case.now < until:
-            return about(challenger, "backoff", f"failed or was taken back, and is left alone until {wording.moment(until)}.")
+            return about(
+                challenger, "backoff", f"failed or was taken back, and is left alone until {wording.moment(until)}."
+            )
         if challenger.name in case.route.failed and case.route.failed[challenger.name] == (challenger.epoch or ""):
-            text = "failed its canary, or it was aborted, and it has not changed since (model, price, parameters or prompt): it is left alone."
+            text = "failed as a canary or was aborted, and has not changed since (model, price, parameters, prompt)."
             return about(challenger, "backoff", text)
     return without_cost(case, challenger)
 
