@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import marshal
-from collections.abc import Iterable, Iterator
-from operator import attrgetter, eq
+from collections.abc import Iterable, Iterator, Mapping
+from operator import attrgetter, eq, itemgetter
 from typing import Final
 
 from tierwise.core.evidence import LATENCY_EDGES_S, Evidence, EvidenceRow, Key
@@ -15,6 +15,12 @@ Identity = tuple[str, str, str, int, str, str]
 """candidate, epoch, arm, rung, grade, bench session (`""` for live traffic): a key without its task and bucket."""
 Slot = tuple[int, str, int]
 """A bucket's place in time: (start, session, round); a bench round has its session's name and starts at 0."""
+
+Parts = tuple[
+    tuple[float, ...], Mapping[str, int], Mapping[str, int], Mapping[str, int], tuple[int, ...], tuple[int, ...],
+    Mapping[str, tuple[float, ...]],
+]  # fmt: skip
+"""The values of evidence: `INTEGERS` and `FLOATS`, then outcomes, json_forms, tokens, latency, ttft and pairs."""
 
 INTEGERS: Final = (
     "n", "successes", "priced", "priced_successes", "retries", "retried", "escalated", "check_count", "accepted",
@@ -30,9 +36,10 @@ PAIR_SUMS: Final = len(PairSums.__dataclass_fields__)
 _LENGTHS: Final = frozenset({0, len(LATENCY_EDGES_S) + 1})
 _MOST, _LEAST = 1e15, 1e-30  # an hour's dollars and seconds: outside, squares would leave what a float can hold
 
+_FLOATS_FROM: Final = len(INTEGERS)
+_REJECTED: Final = INTEGERS.index("rejected")
 _scalars = attrgetter(*_SCALARS)
-_floats = attrgetter(*FLOATS)
-_natural = attrgetter(*_NATURAL)
+_natural = itemgetter(*(_SCALARS.index(name) for name in _NATURAL))
 _identity = attrgetter("candidate", "epoch", "arm", "rung", "grade", "session")
 
 
@@ -73,49 +80,47 @@ class Series:
         """A hash of everything that was appended, in its order."""
         return self._digest.copy().digest()
 
-    def append(self, slot: Slot, bucket: int, evidence: Evidence) -> None:
+    def append(self, slot: Slot, bucket: int, parts: Parts) -> None:
         """Add the evidence of a bucket, the last one again or a later one.
 
         Raises:
             ValueError: the bucket lies before the last one.
         """
-        slots, columns = self.slots, self._columns
+        slots, columns, scalars = self.slots, self._columns, parts[0]
         if not slots or slot > slots[-1]:
             slots.append(slot)
             self.buckets.append(bucket)
-            for name, value in zip(_SCALARS, _scalars(evidence), strict=True):
+            for name, value in zip(_SCALARS, scalars, strict=True):
                 columns[name].append(value)
         elif slot == slots[-1]:
-            for name, value in zip(_SCALARS, _scalars(evidence), strict=True):
+            for name, value in zip(_SCALARS, scalars, strict=True):
                 columns[name][-1] += value
         else:
             raise ValueError(f"buckets come in order of time: {slot} after {slots[-1]}")
-        self.note((bucket, slot[2]), evidence)
-        self._count(evidence)
+        self.note((bucket, slot[2]), parts)
+        self._count(parts)
 
-    def _count(self, evidence: Evidence) -> None:
-        for prefix, counts in (
-            ("outcomes.", evidence.outcomes),
-            ("json_forms.", evidence.json_forms),
-            ("tokens.", evidence.tokens),
-        ):
+    def _count(self, parts: Parts) -> None:
+        _, outcomes, forms, tokens, latency, ttft, pairs = parts
+        for prefix, counts in (("outcomes.", outcomes), ("json_forms.", forms), ("tokens.", tokens)):
             for name, count in counts.items():
                 if count:
                     self._put(prefix + name, count)
-        for name, sums in evidence.pairs.items():
+        for name, sums in pairs.items():
             for index, value in enumerate(sums):
                 if value:
                     self._put(pair_column(name, index), value)
-        for index, count in enumerate(evidence.latency):
-            if count:
-                self._put(_LATENCY[index], count)
-        for index, count in enumerate(evidence.ttft):
-            if count:
-                self._put(_TTFT[index], count)
+        for names, histogram in ((_LATENCY, latency), (_TTFT, ttft)):
+            if histogram:
+                for name, count in zip(names, histogram, strict=True):
+                    if count:
+                        self._put(name, count)
 
-    def note(self, place: object, evidence: Evidence) -> None:
+    def note(self, place: tuple[object, ...], parts: Parts) -> None:
         """Let the digest know of evidence, believed or not."""
-        self._digest.update(_bytes((place, _parts(evidence))))
+        scalars, outcomes, forms, tokens, latency, ttft, pairs = parts
+        counts = (sorted(outcomes.items()), sorted(forms.items()), sorted(tokens.items()))
+        self._digest.update(_bytes((place, scalars, *counts, latency, ttft, sorted(pairs.items()))))
 
     def _put(self, name: str, count: float) -> None:
         at = len(self.slots) - 1
@@ -152,7 +157,7 @@ class TaskEvidence:
         ordered = sorted(rows, key=_row_order)
         orders = list(map(_row_order, ordered))
         if any(map(eq, orders, orders[1:])):  # rows of one key: summed in one order, whichever they came in
-            ordered.sort(key=lambda row: (_row_order(row), repr(_parts(row.evidence))))
+            ordered.sort(key=lambda row: (_row_order(row), repr(_sortable(row.evidence))))
         for row in ordered:
             made.append(row.key, row.evidence)
         return made
@@ -163,19 +168,27 @@ class TaskEvidence:
         Raises:
             ValueError: a bucket that lies before the last one of its identity.
         """
-        slot = _slot_of(key)
+        parts = parts_of(evidence)
         if key.task != self.task:
             self.foreign += 1
-            self._refused.note((key.task, key.bucket, key.round, _identity(key)), evidence)
-        elif not is_valid(evidence):
-            self.invalid += 1
-            self._refused.note((key.task, key.bucket, key.round, _identity(key)), evidence)
+            self._refused.note((key.task, key.bucket, key.round, _identity(key)), parts)
         else:
-            identity = _identity(key)
-            series = self.series.get(identity)
-            if series is None:
-                series = self.series[identity] = Series()
-            series.append(slot, key.bucket, evidence)
+            self.append_parts(_identity(key), key.bucket, key.round, parts)
+
+    def append_parts(self, identity: Identity, bucket: int, number: int, parts: Parts) -> None:
+        """`append` for a store that has a row's values at hand; `number` is the bench round, -1 for an hour.
+
+        Raises:
+            ValueError: a bucket that lies before the last one of its identity.
+        """
+        if not _believable(parts):
+            self.invalid += 1
+            self._refused.note((self.task, bucket, number, identity), parts)
+            return
+        series = self.series.get(identity)
+        if series is None:
+            series = self.series[identity] = Series()
+        series.append((bucket, "", -1) if number < 0 else (0, identity[5], number), bucket, parts)
 
     def of_candidates(self) -> Iterator[tuple[Identity, Series]]:
         """The series in a fixed order: by candidate, then the rest of the identity."""
@@ -205,37 +218,36 @@ def is_valid(evidence: Evidence) -> bool:
     A bucket may have fewer successes than none when feedback took back successes of another bucket. Histograms have the
     edges of this version or none.
     """
-    e = evidence
-    if not (sum(map(abs, _floats(e))) <= _MOST and min(_natural(e)) >= 0):
-        return False
-    if 0 < e.cost_sum < _LEAST or len(e.latency) not in _LENGTHS or len(e.ttft) not in _LENGTHS:
-        return False
-    if not -e.rejected <= e.successes <= e.n or e.priced > e.n or e.priced_successes > e.priced:
-        return False
-    if e.pairs and not all(map(_pairs_fit, e.pairs.values())):
-        return False
-    parts = (e.outcomes.values(), e.json_forms.values(), e.tokens.values(), e.latency, e.ttft)
-    return all(not part or min(part) >= 0 for part in parts)
+    return _believable(parts_of(evidence))
 
 
-def _parts(evidence: Evidence) -> tuple[object, ...]:
+def parts_of(evidence: Evidence) -> Parts:
+    """The values of evidence as columns take them."""
     return (
         _scalars(evidence),
-        sorted(evidence.outcomes.items()),
-        sorted(evidence.json_forms.items()),
-        sorted(evidence.tokens.items()),
+        evidence.outcomes,
+        evidence.json_forms,
+        evidence.tokens,
         tuple(evidence.latency),
         tuple(evidence.ttft),
-        sorted(evidence.pairs.items()),
+        evidence.pairs,
     )
 
 
-def _bytes(parts: tuple[object, ...]) -> bytes:
-    """The same bytes for the same values, and no object remembered: version 2 of the format knows no references."""
-    try:
-        return marshal.dumps(parts, 2)  # type: ignore[arg-type]
-    except ValueError:
-        return repr(parts).encode("utf-8", "surrogatepass")
+def _believable(parts: Parts) -> bool:
+    scalars, outcomes, forms, tokens, latency, ttft, pairs = parts
+    if not (sum(map(abs, scalars[_FLOATS_FROM:])) <= _MOST and min(_natural(scalars)) >= 0):
+        return False
+    n, successes, priced, priced_successes = scalars[:4]
+    if 0 < scalars[_FLOATS_FROM] < _LEAST or len(latency) not in _LENGTHS or len(ttft) not in _LENGTHS:
+        return False
+    if not -scalars[_REJECTED] <= successes <= n or priced > n or priced_successes > priced:
+        return False
+    if pairs and not all(map(_pairs_fit, pairs.values())):
+        return False
+    return all(
+        not part or min(part) >= 0 for part in (outcomes.values(), forms.values(), tokens.values(), latency, ttft)
+    )
 
 
 def pair_column(partner: str, index: int) -> str:
@@ -247,13 +259,24 @@ def _pairs_fit(sums: tuple[float, ...]) -> bool:
     return len(sums) == PAIR_SUMS and sum(map(abs, sums)) <= _MOST and min(sums) >= 0
 
 
-def _slot_of(key: Key) -> Slot:
-    return (key.bucket, "", -1) if key.round < 0 else (0, key.session, key.round)
+def _sortable(evidence: Evidence) -> tuple[object, ...]:
+    scalars, outcomes, forms, tokens, latency, ttft, pairs = parts_of(evidence)
+    counts = (sorted(outcomes.items()), sorted(forms.items()), sorted(tokens.items()))
+    return (scalars, *counts, latency, ttft, sorted(pairs.items()))
+
+
+def _bytes(parts: tuple[object, ...]) -> bytes:
+    """The same bytes for the same values, and no object remembered: version 2 of the format knows no references."""
+    try:
+        return marshal.dumps(parts, 2)  # type: ignore[arg-type]
+    except ValueError:
+        return repr(parts).encode("utf-8", "surrogatepass")
 
 
 def _row_order(row: EvidenceRow) -> tuple[object, ...]:
     key = row.key
-    return (_identity(key), _slot_of(key), key.bucket, key.task)
+    slot = (key.bucket, "", -1) if key.round < 0 else (0, key.session, key.round)
+    return (_identity(key), slot, key.bucket, key.task)
 
 
 _LATENCY: Final = tuple(f"latency.{index}" for index in range(len(LATENCY_EDGES_S) + 1))

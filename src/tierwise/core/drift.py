@@ -120,8 +120,8 @@ def _cost(
     before, after = total_0 / n_0, total_1 / n_1
     if before <= 0 or abs(after - before) < CHANGE * before:
         return 0.0, 0.0
-    v_0 = max(square_0 / n_0 / (before * before) - 1, _LEAST_SPREAD)
-    v_1 = square_1 / n_1 / (after * after) - 1 if after > 0 else 0.0
+    v_0 = max(square_0 / n_0 / before / before - 1, _LEAST_SPREAD)
+    v_1 = square_1 / n_1 / after / after - 1 if after > 0 else 0.0
     change = log(after / before) if after > before else after / before - 1
     return change / sqrt(max(v_0, v_1) * (1 / n_0 + 1 / n_1)), v_0 * before * before
 

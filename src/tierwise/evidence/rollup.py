@@ -6,14 +6,23 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tierwise.core.call import Call, Run
 from tierwise.core.evidence import HOUR_S, Evidence, EvidenceBuilder, EvidenceRow, Key, bucket_of, key_of, key_of_run
 from tierwise.evidence.rows import SELECT_CALLS, SELECT_RUNS, call_row, clean_values, run_row
 from tierwise.evidence.schema import COUNT_COLUMNS, EVIDENCE_COLUMNS, JSON_COLUMNS, KEY_COLUMNS, SUM_COLUMNS
 
+if TYPE_CHECKING:
+    from tierwise.core.columns import TaskEvidence
+
 SELECT_EVIDENCE: Final = f"SELECT {', '.join(EVIDENCE_COLUMNS)} FROM evidence"  # noqa: S608 - names of ours
+_OF_TASK: Final = (
+    f"SELECT candidate, epoch, arm, rung, grade, session, bucket, round, "  # noqa: S608 - names of ours
+    f"{', '.join((*COUNT_COLUMNS, *SUM_COLUMNS, *JSON_COLUMNS))} FROM evidence WHERE task = ? AND bucket >= ? AND bucket < ? "
+    "ORDER BY candidate, epoch, arm, rung, grade, session, round, bucket"
+)
+"""Within one identity in order of time: rounds of a bench session by number, hours (all of them round -1) by their start."""
 _BY_KEY: Final = SELECT_EVIDENCE + " WHERE " + " AND ".join(f"{name} = ?" for name in KEY_COLUMNS)
 _UPSERT: Final = (
     f"INSERT OR REPLACE INTO evidence ({', '.join(EVIDENCE_COLUMNS)}) "  # noqa: S608 - names of ours
@@ -91,6 +100,28 @@ def evidence_row(values: Sequence[Any]) -> EvidenceRow:
     if found["pairs"]:
         found["pairs"] = {name: tuple(sums) for name, sums in found["pairs"].items()}
     return EvidenceRow(key=key, evidence=Evidence(**found))
+
+
+def task_evidence(connection: sqlite3.Connection, task: str, since: int | None, until: int | None) -> TaskEvidence:
+    """The evidence of one task in [since, until), Unix seconds, row by row without an object for each."""
+    from tierwise.core.columns import TaskEvidence
+
+    made = TaskEvidence(task)
+    window = (task, 0 if since is None else since, 1 << 60 if until is None else until)
+    loads, scalars = json.loads, len(COUNT_COLUMNS) + len(SUM_COLUMNS)
+    for row in connection.execute(_OF_TASK, window):
+        pairs = row[-1]
+        parts = (
+            row[8 : 8 + scalars],
+            loads(row[-6]),
+            loads(row[-5]),
+            loads(row[-4]),
+            tuple(loads(row[-3])),
+            tuple(loads(row[-2])),
+            {} if pairs == "{}" else {name: tuple(sums) for name, sums in loads(pairs).items()},
+        )
+        made.append_parts(row[:6], row[6], row[7], parts)
+    return made
 
 
 def _key_values(key: Key) -> tuple[Any, ...]:

@@ -23,7 +23,7 @@ from tierwise.core.evidence import EvidenceRow
 from tierwise.evidence import retention, schema
 from tierwise.evidence.files import explain, make_private
 from tierwise.evidence.health import StoreHealth, measure
-from tierwise.evidence.rollup import SELECT_EVIDENCE, evidence_row, merge, sum_up
+from tierwise.evidence.rollup import SELECT_EVIDENCE, evidence_row, merge, sum_up, task_evidence
 from tierwise.evidence.rows import (
     COLUMNS,
     RUN_COLUMNS,
@@ -308,10 +308,9 @@ class SqliteStore:
         self, since: int | None = None, until: int | None = None, tasks: Sequence[str] | None = None
     ) -> Iterator[TaskEvidence]:
         """The same as `evidence`, a task at a time by name: a month of a thousand tasks need not fit into memory."""
-        from tierwise.core.columns import TaskEvidence
-
         for task in self.tasks() if tasks is None else sorted(set(tasks)):
-            found = TaskEvidence.of(self.evidence(since, until, [task]), task)
+            with self._used() as connection:
+                found = task_evidence(connection, task, since, until)
             if found.series or found.invalid:
                 yield found
 
