@@ -232,6 +232,7 @@ def test_a_store_under_an_exclusive_lock_is_an_error_of_the_look(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process that holds the whole database costs this look, with a message."""
+    monkeypatch.setattr("tierwise.evidence.sqlite._BUSY_MS", 200)
     holder = sqlite3.connect(project / ".tierwise" / "tierwise.db", isolation_level=None)
     try:
         holder.execute("pragma locking_mode = exclusive")
