@@ -14,6 +14,8 @@ from support.fault_trials import Fault, Trials
 from support.faults import BOUNDARY, KINDS, PACKAGES, Injected, by_chance
 from tierwise.core.ports import Recorder
 
+pytestmark = pytest.mark.faults
+
 CALLS_EACH = 3
 
 
