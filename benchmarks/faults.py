@@ -44,8 +44,8 @@ def run_part(calls: int, seed: str) -> dict[str, Any]:
     os.environ["OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"] = "span_and_event"
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("error")
+    from support.fault_trials import Trials
     from support.faults import BOUNDARY
-    from support.faulty_calls import Trials
 
     drawn = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="tierwise-faults-") as folder:
@@ -93,8 +93,8 @@ class Pools:
 
     def draw(self, kind: Any, drawn: random.Random) -> list[Any]:
         """One to three faults for a call of a kind."""
+        from support.fault_trials import Fault
         from support.faults import KINDS, by_chance
-        from support.faulty_calls import Fault
 
         names: set[str] = set()
         for _ in range(drawn.randint(1, 3)):

@@ -165,32 +165,17 @@ def _wrong(case: Case, challenger: Candidate, canary: Canary) -> Reason | None:
 
 
 def _stage(case: Case, challenger: Candidate, canary: Canary) -> Step:
-    current, policy = case.incumbent.name, case.policy
+    policy = case.policy
     incumbent, fresh = _fresh(case, challenger, canary)
     runs = int(min(incumbent.total(RUNS), fresh.total(RUNS)))
     share = wording.percent(canary.share)
     if runs < STAGE_RUNS:
         text = f"is a canary with {share} of the traffic: {wording.runs(runs)} an arm in this stage, it takes {STAGE_RUNS}."
-        return Step(
-            action="none",
-            verdict="TRIAL",
-            primary=current,
-            canary=canary,
-            challenger=challenger,
-            reasons=(about(challenger, "canary_waits", text),),
-        )
+        return _step(case, challenger, "canary_waits", text, canary=canary)
     point, error = gain_and_error(incumbent, fresh, policy)
     if point is None or point < -2 * error:
-        text = f"is worse than {current} on the {wording.runs(runs)} an arm of its stage at {share}: it goes back."
-        return Step(
-            action="rollback",
-            verdict="ROLLBACK",
-            primary=current,
-            canary=None,
-            reasons=(about(challenger, "canary_worse", text),),
-            challenger=challenger,
-            failed=True,
-        )
+        text = f"is worse than {case.incumbent.name} on the {wording.runs(runs)} an arm of its stage at {share}: it goes back."
+        return _step(case, challenger, "canary_worse", text, action="rollback", verdict="ROLLBACK", failed=True)
     comparison = challenger.comparison
     non_inferior = comparison is not None and comparison.non_inferior
     gain = None if comparison is None else comparison.gain
@@ -198,38 +183,36 @@ def _stage(case: Case, challenger: Candidate, canary: Canary) -> Step:
     last = canary.stage + 1 >= len(STAGES)
     if non_inferior and (last or sure):
         text = f"has held {share} of the traffic over {wording.runs(runs)} an arm: it takes over."
-        return Step(
-            action="promote",
-            verdict="PROMOTE",
-            primary=challenger.name,
-            canary=None,
-            challenger=challenger,
-            reasons=(about(challenger, "canary_passed", text),),
-        )
+        return _step(case, challenger, "canary_passed", text, action="promote", verdict="PROMOTE")
     if last:
         text = f"holds {share} of the traffic; it takes over when its success is shown to be within the margin."
-        return Step(
-            action="none",
-            verdict="TRIAL",
-            primary=current,
-            canary=canary,
-            challenger=challenger,
-            reasons=(about(challenger, "canary_open", text),),
-        )
-    following = Canary(
-        candidate=canary.candidate,
-        share=STAGES[canary.stage + 1],
-        stage=canary.stage + 1,
-        started_at=_next_hour(case.now),
-    )
+        return _step(case, challenger, "canary_open", text, canary=canary)
+    stage = canary.stage + 1
+    following = Canary(candidate=canary.candidate, share=STAGES[stage], stage=stage, started_at=_next_hour(case.now))
     text = f"held {share} of the traffic over {wording.runs(runs)} an arm: it goes on to {wording.percent(following.share)}."
+    return _step(case, challenger, "canary_stage", text, action="stage", canary=following)
+
+
+def _step(
+    case: Case,
+    challenger: Candidate,
+    code: str,
+    text: str,
+    *,
+    action: Action = "none",
+    verdict: Verdict = "TRIAL",
+    canary: Canary | None = None,
+    failed: bool = False,
+) -> Step:
+    """A canary's next step with its one reason; a promotion makes it the primary."""
     return Step(
-        action="stage",
-        verdict="TRIAL",
-        primary=current,
-        canary=following,
+        action=action,
+        verdict=verdict,
+        primary=challenger.name if action == "promote" else case.incumbent.name,
+        canary=canary,
+        reasons=(about(challenger, code, text),),
         challenger=challenger,
-        reasons=(about(challenger, "canary_stage", text),),
+        failed=failed,
     )
 
 
