@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tierwise.advisor.backtest import Settings, backtest, start_models, summary, task_policy
+from tierwise.advisor.backtest import Settings, backtest, ready, start_models, summary, task_policy
+from tierwise.advisor.choosers import PolicyKind
 from tierwise.advisor.outcomes import TaskOutcomes, read_outcomes
 from tierwise.core.errors import EvidenceError
+from tierwise.core.policy import Policy, TaskPolicy
 
 HEADER = "task,prompt_id,model,success,cost_usd"
 
@@ -131,3 +133,71 @@ def test_several_seeds_give_their_mean_and_each(tasks: tuple[TaskOutcomes, ...])
     each = [one["regret_per_1000_usd"] for one in found["seeds"].values()]
     assert found["total"]["regret_per_1000_usd"] == pytest.approx(sum(each) / 3)
     assert found["total"]["histories"] == 6
+
+
+def test_what_the_figures_do_not_say_is_remarked(tmp_path: Path, tasks: tuple[TaskOutcomes, ...]) -> None:
+    """Single models, prompts that not every model answered, and a policy that cannot learn or move are told."""
+    assert ready(tasks, Settings()) == (tasks, ())
+    rows = ["alone,1,m,1,0.1", "uneven,1,a,1,0.1", "uneven,1,b,1,0.1", "uneven,2,a,1,0.1"]
+    odd = read_outcomes(recorded(tmp_path, rows))
+    _, remarks = ready(odd, Settings())
+    assert remarks == (
+        "1 task with one model only, where there is nothing to decide (alone)",
+        "1 task whose models did not all answer every prompt: each is drawn from, and judged on, its own (uneven)",
+    )
+    still = Policy(default=TaskPolicy(task="*", candidates=("best", "gone"), value_of_success_usd=1.0))
+    kept, remarks = ready(tasks, Settings(policy=still))
+    assert kept == tasks
+    assert [remark.split(" (")[0] for remark in remarks] == [
+        "2 tasks whose policy names models that were not recorded, which are left out",
+        "2 tasks not explored, so nothing is learned of other models: see `explore` and --explore",
+        "2 tasks with `apply: recommend` and nobody who applies: see --apply-every",
+        "2 tasks whose policy values a success at 1 USD, while regret counts 0.02: see --value-of-success",
+    ]
+    assert ready(tasks, Settings(policy=still, kind="static"))[1] == ()
+
+
+def test_tasks_that_the_policy_cannot_route_are_left_out(tasks: tuple[TaskOutcomes, ...]) -> None:
+    """Their models are not swapped for others; with no task left it is an error."""
+    foreign = TaskPolicy(task="easy", candidates=("other",))
+    kept, remarks = ready(tasks, Settings(policy=Policy(tasks={"easy": foreign})))
+    assert [task.task for task in kept] == ["hard"]
+    assert remarks == (
+        "1 task left out, since the policy names none of the recorded models (easy)",
+        "1 task not in the policy, replayed as without one (hard)",
+    )
+    with pytest.raises(EvidenceError, match="nothing to replay"):
+        ready(tasks, Settings(policy=Policy(default=foreign)))
+
+
+def test_costs_that_no_sum_can_hold_are_refused(tmp_path: Path) -> None:
+    """An overflow would make every figure empty."""
+    rows = [f"t,{prompt},m,1,1e308" for prompt in range(2)]
+    with pytest.raises(EvidenceError, match="t: its costs are too large"):
+        ready(read_outcomes(recorded(tmp_path, rows)), Settings())
+
+
+@pytest.mark.parametrize("kind", ["static", "naive", "epsilon-greedy", "thompson", "tierwise"])
+def test_what_is_counted_adds_up(tasks: tuple[TaskOutcomes, ...], kind: PolicyKind) -> None:
+    """Regret is never below that of the best fixed model, and no more than always being at the worst."""
+    settings = Settings(kind=kind, steps=15)
+    for one in backtest(tasks, settings, [4]):
+        task = next(task for task in tasks if task.task == one.task)
+        losses = [task.loss(model, 0.02) for model in task.models]
+        assert one.figures.runs == 15 * 20
+        assert 0 <= one.figures.regret_usd <= (max(losses) - min(losses)) * 300 + 1e-9
+        assert 0 <= one.figures.wrong_changes <= one.figures.route_changes
+        assert one.final_route in task.models
+
+
+def test_every_policy_meets_the_same_prompts(tmp_path: Path) -> None:
+    """With one seed a step draws the same prompts whoever chooses: models that answer alike give the same successes."""
+    rng = random.Random(8)  # noqa: S311 - repeatable, not secret
+    rows = []
+    for prompt in range(60):
+        good = int(rng.random() < 0.5)
+        rows += [f"t,{prompt},{model},{good},{cost}" for model, cost in (("a", 0.001), ("b", 0.002), ("c", 0.003))]
+    twins = read_outcomes(recorded(tmp_path, rows))
+    kinds: tuple[PolicyKind, ...] = ("static", "naive", "epsilon-greedy", "thompson", "tierwise")
+    found = {backtest(twins, Settings(kind=kind, steps=12), [7])[0].figures.successes for kind in kinds}
+    assert len(found) == 1

@@ -58,6 +58,7 @@ def test_people_get_tables(outcomes: Path) -> None:
         (("--start", "nobody"), "no task has this model"),
         (("--task", "absent"), "no task in"),
         (("--policy-kind", "magic"), "magic"),
+        (("--value-of-success", "nan"), "an amount in USD"),
     ],
 )
 def test_wrong_use_is_explained(outcomes: Path, arguments: tuple[str, str], said: str) -> None:
@@ -83,3 +84,13 @@ def test_a_policy_file_is_used(outcomes: Path, tmp_path: Path) -> None:
     )
     assert code == 0
     assert json.loads(text)["tasks"]["summary"]["final_route"] == "dear"
+
+
+def test_remarks_are_told_and_in_the_document(tmp_path: Path) -> None:
+    """A file with one model is replayed, and it is said that there was nothing to decide."""
+    path = tmp_path / "one.csv"
+    path.write_text("task,prompt_id,model,success,cost_usd\nt,1,m,1,0.1\n")
+    code, text, told = run("--outcomes", str(path), "--steps", "2", "--jobs", "1", "--json")
+    assert code == 0
+    assert json.loads(text)["remarks"] == ["1 task with one model only, where there is nothing to decide (t)"]
+    assert "one model only" in told

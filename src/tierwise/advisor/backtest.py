@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
+from math import isfinite
 from random import Random
 from typing import Any, Final, Literal
 
@@ -17,6 +18,8 @@ VALUE_OF_SUCCESS: Final = 0.02
 VALUES_OF_SUCCESS: Final = {"llmrouter:": 0.001}
 """USD by the beginning of a task's name, where no value is given: the models of these recorded outcomes cost less."""
 AUTO_CONFIDENCE: Final = 0.99
+NAMED: Final = 3
+"""Tasks that a remark names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,56 @@ class TaskResult:
         """Plain JSON values."""
         named = {name: {"model": model, **_plain(figures)} for name, (model, figures) in self.fixed.items()}
         return {**self.figures.to_json(), "start": self.start, "final_route": self.final_route, **named}
+
+
+def ready(tasks: Sequence[TaskOutcomes], settings: Settings) -> tuple[tuple[TaskOutcomes, ...], tuple[str, ...]]:
+    """The tasks that can be replayed, and remarks: which are left out, and what their figures do not say.
+
+    Raises:
+        EvidenceError: no task is left, or the costs of one are too large to be added up.
+    """
+    found = []
+    remarks: dict[str, list[str]] = {}
+    for task in tasks:
+        value = settings.value_for(task.task)
+        if not all(isfinite(task.loss(model, value)) for model in task.models):
+            raise EvidenceError(f"{task.task}: its costs are too large to be added up; cost_usd is in USD a run")
+        own = settings.policy.for_task(task.task) if settings.policy is not None else None
+        if own is not None and not set(own.candidates) & set(task.models):
+            remarks.setdefault("left out, since the policy names none of the recorded models", []).append(task.task)
+            continue
+        found.append(task)
+        for text in _caveats(task, own, settings, value):
+            remarks.setdefault(text, []).append(task.task)
+    if not found:
+        raise EvidenceError("the policy names none of the recorded models of any task, so there is nothing to replay")
+    return tuple(found), tuple(_remark(names, text) for text, names in remarks.items())
+
+
+def _caveats(task: TaskOutcomes, own: TaskPolicy | None, settings: Settings, value: float) -> Iterable[str]:
+    if len(task.models) == 1:
+        yield "with one model only, where there is nothing to decide"
+    if len({len(answers) for answers in task.outcomes.values()}) > 1:
+        yield "whose models did not all answer every prompt: each is drawn from, and judged on, its own"
+    if settings.policy is None or settings.kind != "tierwise":
+        return
+    if own is None:
+        yield "not in the policy, replayed as without one"
+        return
+    if not set(own.candidates) <= set(task.models):
+        yield "whose policy names models that were not recorded, which are left out"
+    if not (own.explore if settings.explore is None else settings.explore) or own.risk == "high":
+        yield "not explored, so nothing is learned of other models: see `explore` and --explore"
+    if own.apply == "recommend" and not settings.apply_every:
+        yield "with `apply: recommend` and nobody who applies: see --apply-every"
+    stated = own.objective.value_of_success_usd or own.value_of_success_usd
+    if stated is not None and stated != value:
+        yield f"whose policy values a success at {stated:g} USD, while regret counts {value:g}: see --value-of-success"
+
+
+def _remark(names: Sequence[str], text: str) -> str:
+    shown = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+    return f"{len(names)} task{'s' if len(names) > 1 else ''} {text} ({shown})"
 
 
 def backtest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from tierwise.surfaces.cli.common import (
     percent,
     read_policy,
     read_settings,
+    say,
 )
 from tierwise.surfaces.cli.progress import progress
 
@@ -45,6 +47,14 @@ json_valid and time. Regret is what was lost against the best fixed model of eac
 FILE = click.Path(dir_okay=False)
 
 
+def _finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """A range lets NaN and infinity through."""
+    del context, parameter
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter("write an amount in USD, such as 0.02")
+    return value
+
+
 @click.command(epilog=EXAMPLES)
 @click.option("--outcomes", type=FILE, required=True, metavar="FILE", help="Recorded outcomes, CSV.")
 @click.option(
@@ -64,7 +74,7 @@ FILE = click.Path(dir_okay=False)
     "--start", metavar="best|cheapest|first|MODEL", default="best", show_default=True, help="The first primary."
 )
 @click.option(
-    "--value-of-success", type=click.FloatRange(min=0, min_open=True), metavar="USD",
+    "--value-of-success", type=click.FloatRange(min=0, min_open=True), metavar="USD", callback=_finite,
     help="What a success is worth [default: 0.02, for llmrouter: tasks 0.001].",
 )  # fmt: skip
 @click.option(
@@ -82,7 +92,7 @@ def command(
     jobs: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Replay recorded outcomes through the very rules that decide live, and count what they cost."""
-    from tierwise.advisor.backtest import Settings, backtest, summary
+    from tierwise.advisor.backtest import Settings, backtest, ready, summary
     from tierwise.advisor.outcomes import read_outcomes
 
     settings = Settings(
@@ -95,14 +105,17 @@ def command(
         apply_every=apply_every,
         policy=_policy(config),
     )
-    tasks = [task for task in read_outcomes(Path(outcomes)) if not wanted or task.task.startswith(wanted)]
+    tasks = tuple(task for task in read_outcomes(Path(outcomes)) if not wanted or task.task.startswith(wanted))
     if not tasks:
         raise click.UsageError(f"no task in {outcomes} begins with {' or '.join(wanted)}")
+    tasks, remarks = ready(tasks, settings)
     chosen = _seeds(seeds) if seeds is not None else [seed]
     processes = jobs or os.cpu_count() or 1
     with progress("replaying", len(tasks) * len(chosen)) as done:
         results = backtest(tasks, settings, chosen, jobs=processes, done=done)
-    document = {"settings": _described(settings, outcomes, chosen), **summary(results)}
+    document = {"settings": _described(settings, outcomes, chosen), "remarks": list(remarks), **summary(results)}
+    for remark in remarks:
+        say(remark)
     if as_json:
         emit_json(document)
     else:
