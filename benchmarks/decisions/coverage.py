@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from statistics import NormalDist
 
+from false_switches import logit, mean_rate
 from peeking import binomial, interval
 
 from tierwise.core.columns import TaskEvidence
@@ -69,19 +70,6 @@ class World:
             return self.rates
         first, second = (1 / (1 + math.exp(-logit(rate) - rng.gauss(0, self.shock))) for rate in self.rates)
         return first, second
-
-
-def logit(rate: float) -> float:
-    """ln(p / (1 - p))."""
-    return math.log(rate / (1 - rate))
-
-
-def mean_rate(rate: float, shock: float) -> float:
-    """Mean success over hours whose logit is normal around that of `rate`."""
-    if not shock:
-        return rate
-    weights = [(z / 200, math.exp(-((z / 200) ** 2) / 2)) for z in range(-1200, 1201)]
-    return sum(w / (1 + math.exp(-logit(rate) - shock * z)) for z, w in weights) / sum(w for _, w in weights)
 
 
 Job = tuple[int, int, str]
