@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
@@ -161,11 +162,15 @@ def backtest(
             done()
         return found
     results: dict[int, TaskResult] = {}
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
         futures = {pool.submit(_one, item): place for place, item in enumerate(work)}
-        for future in as_completed(futures):
-            results[futures[future]] = future.result()
-            done()
+        try:
+            for future in as_completed(futures):
+                results[futures[future]] = future.result()
+                done()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # else Ctrl-C would wait for all that is left
+            raise
     return [results[place] for place in range(len(work))]
 
 
