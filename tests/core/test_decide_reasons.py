@@ -238,8 +238,8 @@ def test_a_trial_names_the_runs_that_its_reason_names() -> None:
     """The verdict's runs needed are those of the candidate to try."""
     rows = hours("dear", runs(4, 4, cost=0.003), 10) + hours("cheap", runs(4, 4, cost=0.001), 10, arm="explore")
     found = decide(rows, policy("cheap", "dear"), ROUTE, NOW)
-    assert (found.verdict, found.runs_needed) == ("TRIAL", 81)
-    assert "About 81 more runs would decide" in text_of(found, "non_inferiority_open")
+    assert (found.verdict, found.runs_needed) == ("TRIAL", 90)
+    assert "About 90 more runs would decide" in text_of(found, "non_inferiority_open")
 
 
 def fallback_sentence(*broken: str) -> str:

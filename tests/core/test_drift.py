@@ -122,20 +122,33 @@ def test_runs_without_a_known_cost_do_not_make_a_candidate_cheap() -> None:
 
 
 def test_hours_that_vary_anyway_are_no_drift() -> None:
-    """A bad hour among hours of which every fifth is bad says nothing; among steady ones it does."""
-    n = [200] * 61
-    assert find_drift(n, ([180, 180, 180, 180, 100] * 12) + [100]) is None
-    steady = find_drift(n, [180] * 60 + [100])
+    """Two bad hours among hours of which every fifth is bad say nothing; among steady ones they do."""
+    n = [200] * 62
+    assert find_drift(n, ([180, 180, 180, 180, 100] * 12) + [100] * 2) is None
+    steady = find_drift(n, [180] * 60 + [100] * 2)
     assert steady is not None
-    assert steady.buckets == 1
+    assert steady.buckets == 2
+
+
+def test_one_bad_hour_is_no_drift_however_bad() -> None:
+    """What an hour says alone may be an outage; the next hour, bad as well, makes it a drift."""
+    n = [200] * 70
+    assert find_drift(n[:61], [180] * 60 + [20]) is None
+    assert find_drift(n[:63], [180] * 60 + [180, 20, 180]) is None
+    assert find_drift(n[:62], [180] * 60 + [20, 60]) is not None
+    dear, squares = [2.0] * 60 + [60.0], [0.03] * 60 + [27.0]
+    assert find_drift(n[:61], [180] * 61, dear, cost_sq=squares) is None
+    twice = find_drift(n[:62], [180] * 62, [*dear, 40.0], cost_sq=[*squares, 12.0])
+    assert twice is not None
+    assert twice.metric == "cost_per_run"
 
 
 def test_larger_recent_buckets_have_the_design_effect_of_their_size() -> None:
-    """Where small hours vary together, a large one of the same kind is one hour and no proof."""
+    """Where small hours vary together, large ones of the same kind are two hours and no proof."""
     rng = random.Random(6)  # noqa: S311
     hours = [9 if rng.random() < 0.8 else 5 for _ in range(60)]
-    assert find_drift([10] * 60 + [400], [*hours, 230]) is None
-    assert find_drift([10] * 60 + [400], [8] * 60 + [230]) is not None
+    assert find_drift([10] * 60 + [400] * 2, [*hours, 230, 230]) is None
+    assert find_drift([10] * 60 + [400] * 2, [8] * 60 + [230] * 2) is not None
 
 
 @pytest.mark.parametrize(

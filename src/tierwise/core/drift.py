@@ -10,10 +10,12 @@ from tierwise.core.confseq import smoothed_rate_variance
 from tierwise.core.records import dataclass
 from tierwise.core.variance import robust_variance
 
-WINDOWS: Final = (1, 3, 6, 12, 24)
+WINDOWS: Final = (2, 3, 6, 12, 24)
 EARLIER: Final = 10
 RECENT_RUNS: Final = 20
 Z: Final = 5.5
+REST_Z: Final = 2.5
+"""What a window must still show without its worst bucket: one bad hour is no other model."""
 CHANGE: Final = 0.05
 """Least change: of a success rate in points, of a cost as a share of what it was."""
 
@@ -42,10 +44,11 @@ def find_drift(
     cost_sq: Sequence[float] = (),
     priced: Sequence[float] | None = None,
 ) -> Drift | None:
-    """The clearest change of success rate or cost per run between the last 1, 3, 6, 12 or 24 buckets and all before them.
+    """The clearest change of success rate or cost per run between the last 2, 3, 6, 12 or 24 buckets and all before them.
 
-    At least 10 earlier buckets, 20 recent runs, |z| > 5.5 and a change of 5 points (of a cost: of 5 %). A heuristic: it
-    promises nothing over all looks, its threshold keeps false alarms rare (the tests measure how rare).
+    At least 10 earlier buckets, 20 recent runs, |z| > 5.5 and a change of 5 points (of a cost: of 5 %), and still |z| > 2.5
+    the same way without the recent bucket that says it loudest, so that no single hour is taken for another model. A
+    heuristic: it promises nothing over all looks, its thresholds keep false alarms rare (the tests measure how rare).
 
     Success: the signed root of the likelihood ratio of two binomials, which stays honest for rates near 1 and few runs.
     Cost: the change of the mean, upwards of its logarithm, over the larger coefficient of variation of both stretches, so
@@ -95,16 +98,30 @@ def _clearest(
         beat = Z if found is None else abs(found.z)
         if -beat <= z <= beat:
             continue
-        z /= sqrt(_design_effect(counts, totals, early, n_0, unit))
-        if abs(z) > beat:
+        design = sqrt(_design_effect(counts, totals, early, n_0, unit))
+        z /= design
+        if abs(z) <= beat:
+            continue
+        worst = _loudest(counts, totals, early, total_0 / n_0, z)
+        less = squares[worst] if squares else 0.0
+        rest, _ = judge(n_0, total_0, square - square_1, n_1 - counts[worst], total_1 - totals[worst], square_1 - less)
+        if copysign(rest, rest * z) > REST_Z * design:
             found = Drift(buckets=window, metric=metric, before=total_0 / n_0, after=total_1 / n_1, z=z)
     return found
+
+
+def _loudest(counts: Sequence[float], totals: Sequence[float], early: int, mean: float, z: float) -> int:
+    """The recent bucket that departs most from the earlier mean in the direction of z."""
+    recent = range(early, len(counts))
+    return max(recent, key=lambda at: copysign(1.0, z) * (totals[at] - counts[at] * mean))
 
 
 def _success(
     n_0: float, total_0: float, _square_0: float, n_1: float, total_1: float, _square_1: float
 ) -> tuple[float, float]:
     """z of the change of a success rate for independent runs, and the variance of one earlier run."""
+    if n_1 <= 0:
+        return 0.0, 0.0
     change = total_1 / n_1 - total_0 / n_0
     if -CHANGE < change < CHANGE:
         return 0.0, 0.0
@@ -117,6 +134,8 @@ def _cost(
     n_0: float, total_0: float, square_0: float, n_1: float, total_1: float, square_1: float
 ) -> tuple[float, float]:
     """z of the change of a mean cost for independent runs, and the variance of one earlier run."""
+    if n_1 <= 0:
+        return 0.0, 0.0
     before, after = total_0 / n_0, total_1 / n_1
     if before <= 0 or abs(after - before) < CHANGE * before:
         return 0.0, 0.0

@@ -90,7 +90,7 @@ def advance(case: Case, ruling: Ruling) -> Step:
     if case.policy.risk == "high":
         text = "is not put in place by itself: a task of high risk changes by hand (`tierwise apply`)."
         return replace(stay, reasons=(about(challenger, "high_risk_by_hand", text),))
-    at_once = ruling.at_once or case.policy.explore == "adaptive" or drifted_lately(route, case.now)
+    at_once = ruling.at_once or case.urgent or case.policy.explore == "adaptive"
     if ruling.verdict == "PROMOTE" and at_once:
         return Step(action="promote", verdict="PROMOTE", primary=challenger.name, canary=None, challenger=challenger)
     if case.policy.explore == "adaptive":  # the split tries it out already
@@ -126,7 +126,7 @@ def _canary(case: Case, ruling: Ruling, route: Route, canary: Canary) -> Step:
             challenger=challenger,
             failed=True,
         )
-    if ruling.at_once and ruling.verdict == "PROMOTE" and ruling.challenger is not None:
+    if (ruling.at_once or case.urgent) and ruling.verdict == "PROMOTE" and ruling.challenger is not None:
         return Step(
             action="promote",
             verdict="PROMOTE",
