@@ -9,12 +9,12 @@ from tierwise.core.call import Answer, Call, Request, TaskContext, Usage
 from tierwise.core.cost import Cost
 from tierwise.evidence.sqlite import SqliteStore
 
-HOURS = 12
+HOURS = 20
 RUNS = 20
 
 
 def fill(path: Path) -> None:
-    """`cheap` succeeds at a tenth of the price of `dear` on strict-json: 20 randomised runs each in 12 past hours."""
+    """`cheap` succeeds at a tenth of the price of `dear` on strict-json: 20 randomised runs each in 20 past hours."""
     hour = int(time.time()) // 3600 * 3600
     calls = [
         _call(task="strict-json", model=model, at=hour - 3600 * (1 + back) + 60 * i, cost=cost, good=bool(i % lost))

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from support.calls import make_call
-from support.planned import fill
+from support.planned import HOURS, RUNS, fill
 from tierwise.evidence.sqlite import SqliteStore
 from tierwise.surfaces.cli.group import cli
 
@@ -51,7 +51,7 @@ def test_plan_json_is_one_document(project: Path) -> None:
     assert verdicts == {"rare": "INSUFFICIENT", "strict-json": "PROMOTE"}
     promoted = next(item for item in document["recommendations"] if item["task"] == "strict-json")
     assert (promoted["current"], promoted["primary"], promoted["grade"]) == ("dear", "cheap", "randomised")
-    assert document["coverage"]["runs"] == 2 * 12 * 20 + 2
+    assert document["coverage"]["runs"] == 2 * HOURS * RUNS + 2
     assert any("runs outside any task: 1" in note for note in document["notes"])
 
 
@@ -96,7 +96,7 @@ def test_explain_wants_exactly_one_task(project: Path) -> None:
 
 
 def test_the_saving_has_its_unit(project: Path) -> None:
-    """Twelve hours are no month: the saving is per 1,000 runs, in plan and explain."""
+    """Twenty hours are no month: the saving is per 1,000 runs, in plan and explain."""
     shown = invoke("plan").stdout
     assert "Saving/month" not in shown
     assert "$9.18 / 1,000 runs" in shown

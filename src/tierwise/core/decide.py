@@ -12,6 +12,7 @@ from tierwise.core.call import Grade
 from tierwise.core.columns import TaskEvidence
 from tierwise.core.drift import find_drift
 from tierwise.core.evidence import EvidenceRow
+from tierwise.core.exploring import exploring
 from tierwise.core.incumbent import DAY_S, find_incumbent, grade_of, notes, open_runs
 from tierwise.core.inputs import hash_inputs
 from tierwise.core.policy import WILDCARD, TaskPolicy
@@ -37,6 +38,9 @@ MONTH_RUNS: Final = 100
 
 _UNDECIDED: Final = frozenset({"few_runs", "gain_open", "no_worthwhile_gain", "non_inferiority_open"})
 """What need not be shown of a candidate that takes over from one that breaks a guardrail."""
+
+
+_COULD_LEARN: Final = frozenset({"KEEP", "TRIAL", "INSUFFICIENT"})
 
 
 def decide(
@@ -297,6 +301,7 @@ def _recommend(
         input_hash=input_hash,
         traffic=traffic,
         action=action,
+        exploring=exploring(case, taken.primary, steps) if verdict in _COULD_LEARN else None,
         after=case.route if action == "none" else after,
     )
 

@@ -91,6 +91,20 @@ class CandidateReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Exploring:
+    """What giving `share` of the runs to other candidates would cost and could save, USD per 1,000 runs of the task.
+
+    Cost: the expected growth of the bill, below 0 where the others are cheaper. Saving: the most that knowing the best
+    would save, cost and failures at `value_of_success_usd` each.
+    """
+
+    share: float
+    cost_per_1000_runs_usd: float
+    saving_per_1000_runs_usd: float
+    value_of_success_usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
     """What to do with one task, and why.
 
@@ -120,6 +134,8 @@ class Recommendation:
     """Propensity of each candidate on rung 0 for what comes; sums to 1."""
     action: Action = "none"
     """What applying the decision automatically does to the route."""
+    exploring: Exploring | None = None
+    """Of a task that does not explore and still could learn something."""
     after: Route | None = None
     """The route when the decision is applied automatically; the present one where `action` is `none`."""
 

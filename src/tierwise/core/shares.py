@@ -62,7 +62,7 @@ def shares(case: Case, step: Step, dropped: Mapping[str, str], ladder: Sequence[
         tuple(sums_of(c.name, c.pool) for c in everyone),
         primary=step.primary,
         explore=policy.explore,
-        value=_value(case, everyone, ladder),
+        value=value_of_success(case, everyone, ladder),
         dropped=(frozenset(dropped) | left_alone) - {step.primary},
         eligible=eligible,
         canary=canary,
@@ -108,7 +108,7 @@ def sums_of(name: str, pool: Pool) -> ArmSums:
     )
 
 
-def _value(case: Case, everyone: Sequence[Candidate], ladder: Sequence[str]) -> float:
+def value_of_success(case: Case, everyone: Sequence[Candidate], ladder: Sequence[str]) -> float:
     """V, what a success is worth: as the policy says, else the cost per success of the next rung, else of the dearest."""
     stated = case.policy.value_of_success_usd or case.policy.objective.value_of_success_usd
     if stated is not None:

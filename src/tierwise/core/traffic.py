@@ -66,6 +66,34 @@ def posterior(sums: ArmSums, value: float, best_known_mean: float) -> tuple[floa
     return cost + value * (1 - rate), SHRINK * sqrt(max(variance, 0.0))
 
 
+def believed(arms: Sequence[ArmSums], value: float) -> list[tuple[float, float]]:
+    """`posterior` of each candidate. Where the cost of none is known, success alone counts."""
+    if not any(arm.priced > 0 for arm in arms):
+        arms = [replace(arm, priced=arm.n, priced_successes=arm.successes) for arm in arms]
+    known = [arm.cost_sum / arm.priced + value * (1 - _rate(arm)) for arm in arms if arm.n > 0 and arm.priced > 0]
+    best = min(known, default=value)
+    return [posterior(arm, value, best) for arm in arms]
+
+
+def expected_least(posteriors: Sequence[tuple[float, float]]) -> float:
+    """E[min of the losses] for independent normal beliefs (mean, standard deviation), all finite.
+
+    The integral of the product of the survival functions from where all are 1, by the quadrature of `probability_least`.
+
+    Raises:
+        ValueError: no belief, or one that is not finite.
+    """
+    if not posteriors or not all(isfinite(mean) and isfinite(deviation) for mean, deviation in posteriors):
+        raise ValueError("the expected least loss needs finite beliefs")
+    beliefs = _with_width(posteriors)
+    grid, weights = _nodes(beliefs)
+    first = min(mean - _BEGINS * deviation for mean, deviation in beliefs)
+    for mean, deviation in beliefs:
+        scale = 1 / (deviation * _SQRT2)
+        weights = [weight * erfc((x - mean) * scale) / 2 for weight, x in zip(weights, grid, strict=True)]
+    return first + fsum(weights)
+
+
 def probability_least(posteriors: Sequence[tuple[float, float]]) -> tuple[float, ...]:
     """P(candidate i has the least loss) for independent normal beliefs (mean, standard deviation); adds up to 1.
 
@@ -82,8 +110,7 @@ def probability_least(posteriors: Sequence[tuple[float, float]]) -> tuple[float,
         return tuple(found)
     if len(posteriors) < 2:
         return (1.0,) * len(posteriors)
-    point = _POINT * max(max(abs(mean), deviation) for mean, deviation in posteriors) or 1.0
-    beliefs = [(mean, max(deviation, point)) for mean, deviation in posteriors]
+    beliefs = _with_width(posteriors)
     grid, weights = _nodes(beliefs)
     hazards = []
     for mean, deviation in beliefs:
@@ -95,6 +122,12 @@ def probability_least(posteriors: Sequence[tuple[float, float]]) -> tuple[float,
     masses = [scale * sum(map(mul, weights, hazard)) for scale, hazard in hazards]
     whole = sum(masses)
     return tuple(mass / whole for mass in masses)
+
+
+def _with_width(posteriors: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The beliefs, points made as narrow as can be told."""
+    point = _POINT * max(max(abs(mean), deviation) for mean, deviation in posteriors) or 1.0
+    return [(mean, max(deviation, point)) for mean, deviation in posteriors]
 
 
 def _nodes(beliefs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -171,11 +204,7 @@ def split(
 
 def _chances(arms: Sequence[ArmSums], primary: str, value: float) -> dict[str, float]:
     """The probability of each of having the least loss; the primary's is there even when nothing is known of it."""
-    if not any(arm.priced > 0 for arm in arms):
-        arms = [replace(arm, priced=arm.n, priced_successes=arm.successes) for arm in arms]
-    known = [arm.cost_sum / arm.priced + value * (1 - _rate(arm)) for arm in arms if arm.n > 0 and arm.priced > 0]
-    best = min(known, default=value)
-    found = probability_least([posterior(arm, value, best) for arm in arms])
+    found = probability_least(believed(arms, value))
     return {primary: 0.0} | {arm.candidate: chance for arm, chance in zip(arms, found, strict=True)}
 
 

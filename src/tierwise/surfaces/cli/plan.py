@@ -11,6 +11,7 @@ import click
 from rich.text import Text
 
 from tierwise.core.evidence import HOUR_S
+from tierwise.surfaces.cli import words
 from tierwise.surfaces.cli.common import (
     NOTHING,
     cell,
@@ -199,6 +200,9 @@ def reasons(item: Recommendation) -> None:
     console.print(head)
     for reason in item.reasons:
         console.print(Text("  · ").append(cell(reason.text)), soft_wrap=True)
+    exploring = words.exploring_text(item)
+    if exploring is not None:
+        console.print(Text("  · ").append(cell(exploring)), soft_wrap=True, style="dim")
 
 
 def route_arrow(item: Recommendation) -> Text:

@@ -122,6 +122,19 @@ def saving_lines(item: Recommendation) -> Lines:
     return [("", f"{text}, if {item.challenger} took the place of {item.current}")]
 
 
+def exploring_text(item: Recommendation) -> str | None:
+    """What `explore` would cost a task that does not explore, and the most that it could save."""
+    found = item.exploring
+    if found is None:
+        return None
+    extra = found.cost_per_1000_runs_usd
+    bill = f"about {money(abs(extra))} {'more' if extra >= 0 else 'less'} per 1,000 runs while it lasts"
+    return (
+        f"`explore: {percent(found.share)}` would cost {bill}; knowing the best could save up to "
+        f"{money(found.saving_per_1000_runs_usd)} per 1,000 runs (failures counted at {money(found.value_of_success_usd)})."
+    )
+
+
 def what_would_change(item: Recommendation, policy: TaskPolicy | None, route: Route | None) -> Lines:
     """What has to happen for another verdict, most direct first."""
     texts = list(_steps(item, policy, route)) + list(_proofs(item))
