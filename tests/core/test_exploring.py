@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from core.synthetic import after, hours, policy, runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.synthetic import after, hours, policy, runs
 from tierwise.core.decide import decide
 from tierwise.core.route import Route
 from tierwise.core.traffic import expected_least, probability_least
