@@ -9,7 +9,7 @@ import pytest
 
 from tierwise.advisor.backtest import Settings, backtest, ready, start_models, summary, task_policy
 from tierwise.advisor.choosers import PolicyKind
-from tierwise.advisor.outcomes import TaskOutcomes, read_outcomes
+from tierwise.advisor.outcomes import TaskOutcomes, read_outcomes, unread_columns
 from tierwise.core.errors import EvidenceError
 from tierwise.core.policy import Policy, TaskPolicy
 
@@ -62,6 +62,27 @@ def test_a_bad_file_is_refused_with_its_line(tmp_path: Path, rows: list[str], he
     """Nothing is guessed: the first bad row ends the reading."""
     with pytest.raises(EvidenceError, match=said):
         read_outcomes(recorded(tmp_path, rows, header))
+
+
+def test_models_are_compared_on_the_prompts_that_all_answered(tmp_path: Path) -> None:
+    """Prompts without an answer of some model are left out; where hardly any remain, each model keeps its own."""
+    both = [f"t,{prompt},{model},1,0.1" for prompt in range(30) for model in "ab"]
+    (task,) = read_outcomes(recorded(tmp_path, [*both, "t,x,a,0,0.1", "t,y,b,0,0.1"]))
+    assert {model: len(answers) for model, answers in task.outcomes.items()} == {"a": 30, "b": 30}
+    assert task.unpaired == 2
+    _, remarks = ready([task], Settings())
+    assert any("not every model answered" in remark for remark in remarks)
+    (few,) = read_outcomes(recorded(tmp_path, [*both[:40], "t,x,a,0,0.1"]))
+    assert {model: len(answers) for model, answers in few.outcomes.items()} == {"a": 21, "b": 20}
+    _, remarks = ready([few], Settings())
+    assert any("share too few prompts" in remark for remark in remarks)
+
+
+def test_columns_that_mean_nothing_are_named(tmp_path: Path) -> None:
+    """A column `latency` is not `latency_s`, and the reader is told."""
+    path = recorded(tmp_path, ["t,1,m,1,0.1,2.5"], HEADER + ",latency")
+    assert unread_columns(path) == ("latency",)
+    assert unread_columns(recorded(tmp_path, ["t,1,m,1,0.1,2.5"], HEADER + ",latency_s")) == ()
 
 
 def test_optional_columns_become_evidence(tmp_path: Path) -> None:
@@ -143,7 +164,7 @@ def test_what_the_figures_do_not_say_is_remarked(tmp_path: Path, tasks: tuple[Ta
     _, remarks = ready(odd, Settings())
     assert remarks == (
         "1 task with one model only, where there is nothing to decide (alone)",
-        "1 task whose models did not all answer every prompt: each is drawn from, and judged on, its own (uneven)",
+        "1 task whose models share too few prompts: each is drawn from, and judged on, its own (uneven)",
     )
     still = Policy(default=TaskPolicy(task="*", candidates=("best", "gone"), value_of_success_usd=1.0))
     kept, remarks = ready(tasks, Settings(policy=still))

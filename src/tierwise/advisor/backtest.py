@@ -115,7 +115,9 @@ def _caveats(task: TaskOutcomes, own: TaskPolicy | None, settings: Settings, val
     if len(task.models) == 1:
         yield "with one model only, where there is nothing to decide"
     if len({len(answers) for answers in task.outcomes.values()}) > 1:
-        yield "whose models did not all answer every prompt: each is drawn from, and judged on, its own"
+        yield "whose models share too few prompts: each is drawn from, and judged on, its own"
+    if task.unpaired:
+        yield "with prompts that not every model answered, which are left out"
     if settings.policy is None or settings.kind != "tierwise":
         return
     if own is None:

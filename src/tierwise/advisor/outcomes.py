@@ -13,6 +13,8 @@ from tierwise.core.errors import EvidenceError
 
 REQUIRED: Final = ("task", "prompt_id", "model", "success", "cost_usd")
 OPTIONAL: Final = ("latency_s", "output_tokens", "json_valid", "time")
+COMMON: Final = 30
+"""Prompts answered by every model from which on the others are left out."""
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "1.0"}), frozenset({"0", "false", "no", "0.0"})
 
 
@@ -31,13 +33,14 @@ class Outcome:
 class TaskOutcomes:
     """One task: its models by name, and for each the outcomes in order of the prompts.
 
-    A prompt that every model answered stands at the same place for each of them, so that models are compared on the same
-    prompts; prompts that some did not answer come after these.
+    A prompt stands at the same place for each model, so that they are compared on the same prompts; the `unpaired` ones,
+    which some model did not answer, are left out. With fewer than 30 prompts that all answered, each has all of its own.
     """
 
     task: str
     models: tuple[str, ...]
     outcomes: Mapping[str, tuple[Outcome, ...]]
+    unpaired: int = 0
 
     def success_rate(self, model: str) -> float:
         """Mean success of a model over its prompts."""
@@ -55,7 +58,7 @@ class TaskOutcomes:
 
 
 def read_outcomes(path: Path) -> tuple[TaskOutcomes, ...]:
-    """The tasks of a file, by name. Rows are taken in order of `time` where that column is there.
+    """The tasks of a file, by name. Rows are taken in order of `time` where that column is there; see `unread_columns`.
 
     Raises:
         EvidenceError: `file:line` and what is wrong with it: a missing column, a success that is neither 0 nor 1, a cost
@@ -68,6 +71,13 @@ def read_outcomes(path: Path) -> tuple[TaskOutcomes, ...]:
         raise EvidenceError(f"{path}: cannot be read: {error.strerror}") from None
     except (csv.Error, UnicodeDecodeError) as error:
         raise EvidenceError(f"{path}: is no CSV file in UTF-8: {error}") from None
+
+
+def unread_columns(path: Path) -> tuple[str, ...]:
+    """Columns of a readable file that mean nothing to `read_outcomes`: perhaps a name that is not quite right."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        names = csv.DictReader(file).fieldnames or []
+    return tuple(name for name in names if name not in (*REQUIRED, *OPTIONAL))
 
 
 _Row = tuple[str, str, str, Outcome, str]
@@ -122,13 +132,14 @@ def _task(
     ordered = sorted(prompts, key=lambda prompt: order[(task, prompt)])
     whole = [prompt for prompt in ordered if len(prompts[prompt]) == len(models)]
     partial = [prompt for prompt in ordered if len(prompts[prompt]) < len(models)]
+    drawn = whole if len(whole) >= COMMON else [*whole, *partial]
     return TaskOutcomes(
         task=task,
         models=models,
         outcomes={
-            model: tuple(prompts[prompt][model] for prompt in (*whole, *partial) if model in prompts[prompt])
-            for model in models
+            model: tuple(prompts[prompt][model] for prompt in drawn if model in prompts[prompt]) for model in models
         },
+        unpaired=len(ordered) - len(drawn),
     )
 
 

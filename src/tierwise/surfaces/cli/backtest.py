@@ -93,7 +93,7 @@ def command(
 ) -> None:  # fmt: skip
     """Replay recorded outcomes through the very rules that decide live, and count what they cost."""
     from tierwise.advisor.backtest import Settings, backtest, ready, summary
-    from tierwise.advisor.outcomes import read_outcomes
+    from tierwise.advisor.outcomes import read_outcomes, unread_columns
 
     settings = Settings(
         kind=policy_kind,  # type: ignore[arg-type]
@@ -109,6 +109,8 @@ def command(
     if not tasks:
         raise click.UsageError(f"no task in {outcomes} begins with {' or '.join(wanted)}")
     tasks, remarks = ready(tasks, settings)
+    if unread := unread_columns(Path(outcomes)):
+        remarks = (*remarks, f"columns that are not read: {', '.join(unread)}")
     chosen = _seeds(seeds) if seeds is not None else [seed]
     processes = jobs or os.cpu_count() or 1
     with progress("replaying", len(tasks) * len(chosen)) as done:
