@@ -1,6 +1,6 @@
-"""False switches, coverage and runs to a verdict of the rules engine, by simulation; prints tables.
+"""False switches and runs to a verdict of the rules engine, by simulation; prints tables.
 
-uv run python benchmarks/decisions/simulate.py [--histories 300] [--looks 100] [--only aa|demo|coverage|speed] [--seed 0]
+uv run python benchmarks/decisions/simulate.py [--histories 300] [--looks 100] [--only aa|demo|speed] [--seed 0]
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from core.synthetic import TASK, after, histogram, history, policy, row, runs
-from tierwise.core.confseq import asymptotic_half_width, quantile_interval, rate_log_e, two_arm_variance
 from tierwise.core.decide import decide
-from tierwise.core.evidence import LATENCY_EDGES_S, Evidence, EvidenceRow
+from tierwise.core.evidence import Evidence, EvidenceRow
 from tierwise.core.policy import GuardrailMetric, TaskPolicy
 from tierwise.core.route import Route
 
@@ -123,49 +122,6 @@ def demo(args: argparse.Namespace) -> None:
             print(f"    {mark:>4}: {shares}")
 
 
-def coverage(args: argparse.Namespace) -> None:
-    """Share of histories in which a sequence ever leaves the truth out."""
-    print(f"\nCoverage: {args.histories} histories, {args.looks} looks of 20, alpha 5 %: share that ever missed")
-    for p in (0.5, 0.9, 0.97):
-        missed = 0
-        for seed in range(args.histories):
-            rng, s = random.Random(args.seed + seed), 0
-            for look in range(1, args.looks + 1):
-                s += sum(rng.random() < p for _ in range(20))
-                if rate_log_e(s, 20 * look, p) >= math.log(20):
-                    missed += 1
-                    break
-        print(f"  rate {p}: {missed / args.histories:.1%}")
-    for tau, z in ((0.5, 0.0), (0.95, 1.6448536)):
-        true, missed = 2 * math.exp(0.7 * z), 0
-        for seed in range(args.histories):
-            rng, counts = random.Random(args.seed + seed), histogram(())
-            for _ in range(args.looks):
-                batch = histogram([2 * math.exp(rng.gauss(0, 0.7)) for _ in range(20)])
-                counts = tuple(map(sum, zip(counts, batch, strict=True)))
-                low, high = quantile_interval(counts, LATENCY_EDGES_S, tau, 0.05)
-                if not low < true <= high:
-                    missed += 1
-                    break
-        print(f"  quantile {tau}: {missed / args.histories:.1%}")
-    sigma, missed = math.sqrt(math.log(1.9)), 0
-    for seed in range(args.histories):
-        rng = random.Random(args.seed + seed)
-        sums = [[0.0, 0.0], [0.0, 0.0]]
-        for look in range(1, args.looks + 1):
-            for arm in sums:
-                costs = [math.exp(rng.gauss(0, sigma)) for _ in range(20)]
-                arm[0] += sum(costs)
-                arm[1] += sum(c * c for c in costs)
-            n = 20 * look
-            spread = [q / n / (c / n) ** 2 - 1 for c, q in sums]
-            width = asymptotic_half_width(*two_arm_variance(spread[0], n, spread[1], n), 0.05)
-            if n >= 30 and abs(math.log(sums[0][0] / sums[1][0])) > width:
-                missed += 1
-                break
-    print(f"  log cost ratio (lognormal, CV .95): {missed / args.histories:.1%}")
-
-
 def speed(args: argparse.Namespace) -> None:
     """Time of one decision over a month of hourly rows."""
     rng = random.Random(args.seed)
@@ -199,7 +155,7 @@ def main() -> None:
     parser.add_argument("--histories", type=int, default=300)
     parser.add_argument("--looks", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parts = {"aa": aa, "demo": demo, "coverage": coverage, "speed": speed}
+    parts = {"aa": aa, "demo": demo, "speed": speed}
     parser.add_argument("--only", choices=sorted(parts), action="append")
     args = parser.parse_args()
     for name, part in parts.items():
