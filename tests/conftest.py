@@ -17,7 +17,14 @@ def _states(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, _states: Path) -> None:
-    for name in ("TIERWISE_CONFIG", "TIERWISE_STORE", "TIERWISE_ROUTES", "OTEL_SEMCONV_STABILITY_OPT_IN", "NO_COLOR"):
+    for name in (
+        "TIERWISE_CONFIG",
+        "TIERWISE_STORE",
+        "TIERWISE_ROUTES",
+        "OTEL_SEMCONV_STABILITY_OPT_IN",
+        "NO_COLOR",
+        "COLUMNS",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TIERWISE_RAISE", "1")
     monkeypatch.setenv("XDG_STATE_HOME", str(_states / str(next(_numbers))))  # made when something is written there
