@@ -29,7 +29,9 @@ def test_the_expected_least_loss_is_that_of_sampling() -> None:
 
 @given(beliefs)
 @settings(max_examples=60)
-def test_the_expected_least_is_below_every_mean_and_falls_with_more_candidates(wanted: list[tuple[float, float]]) -> None:
+def test_the_expected_least_is_below_every_mean_and_falls_with_more_candidates(
+    wanted: list[tuple[float, float]],
+) -> None:
     """Jensen: never above the least mean; another candidate never makes it larger."""
     found = expected_least(wanted)
     width = max(deviation for _, deviation in wanted)

@@ -116,7 +116,9 @@ def value_of_success(case: Case, everyone: Sequence[Candidate], ladder: Sequence
     if case.policy.objective.kind not in COST_KINDS and not any(c.pool.total(COST) for c in everyone):
         return 1.0
     per_success = {
-        c.name: c.pool.total(COST) / (c.pool.total(PRICED_SUCCESSES) + 1) for c in everyone if c.pool.total(PRICED) > 0
+        c.name: c.pool.total(COST) / (max(c.pool.total(PRICED_SUCCESSES), 0) + 1)
+        for c in everyone
+        if c.pool.total(PRICED) > 0
     }
     following = [per_success[name] for name in ladder[1:2] if name in per_success]
     return (following or [max(per_success.values(), default=0.0)])[0] or 1.0
