@@ -147,7 +147,7 @@ def test_damage_is_found_and_named(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[8192 : len(content) - 4096] = b"\xff" * (len(content) - 4096 - 8192)
     path.write_bytes(content)
-    with SqliteStore.open(path) as store, pytest.raises(StoreError, match="damaged"):
+    with pytest.raises(StoreError, match="damaged"), SqliteStore.open(path) as store:
         list(store.calls())
 
 

@@ -126,7 +126,7 @@ def test_status_of_a_damaged_store(path: Path, connection: sqlite3.Connection) -
     connection.execute("PRAGMA writable_schema = ON")
     connection.execute(
         "UPDATE sqlite_master SET rootpage = (SELECT rootpage FROM sqlite_master WHERE name = 'runs_by_time') "
-        "WHERE name = 'evidence_by_bucket'"
+        "WHERE name = 'evidence_by_hour'"
     )
     connection.commit()
     connection.close()

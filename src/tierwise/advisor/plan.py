@@ -9,7 +9,7 @@ from operator import sub
 from typing import Any, Final
 
 from tierwise.core.call import UNASSIGNED
-from tierwise.core.columns import TaskEvidence
+from tierwise.core.columns import Series, TaskEvidence
 from tierwise.core.decide import decide
 from tierwise.core.errors import EvidenceError
 from tierwise.core.evidence import EvidenceRow
@@ -97,35 +97,76 @@ def plan(
     Raises:
         EvidenceError: a task that was asked for is neither in the evidence nor in the policy nor in the table.
     """
-    wanted = None if tasks is None else list(dict.fromkeys(tasks))
-    coverage, seen, stray = _Coverage(), set(recorded) if tasks is not None else set[str](), 0
-    made: dict[str, Recommendation] = {}
+    findings = Findings(policy=policy, table=table, now=now, tasks=tasks)
     for one in by_task(evidence):
-        seen.add(one.task)
-        coverage.add(one)
+        findings.add(one)
+    return findings.plan(recorded=recorded)
+
+
+class Findings:
+    """A plan in the making: tasks come in any order, and what several processes found is put together."""
+
+    def __init__(self, *, policy: Policy | None, table: RouteTable, now: int, tasks: Sequence[str] | None) -> None:
+        """`tasks`, `table` and the others as for `plan`."""
+        self.policy, self.table, self.now = policy, table, now
+        self.wanted = None if tasks is None else list(dict.fromkeys(tasks))
+        self.found = Found()
+
+    def add(self, one: TaskEvidence) -> None:
+        """Count the evidence of a task, and decide it where it was asked for."""
+        found = self.found
+        found.seen.add(one.task)
+        found.coverage.add(one)
         if one.task == UNASSIGNED:
-            stray += runs_of(one)
-        chosen = one.task in wanted if wanted is not None else one.task not in (UNASSIGNED, OVERFLOW)
-        if chosen:
-            made[one.task] = decide(one, policy_for(one.task, policy, one), table.routes.get(one.task), now)
-    others = set(policy.tasks if policy is not None else ()) | set(table.routes)
-    known = sorted((seen - {UNASSIGNED, OVERFLOW}) | others)
-    for task in known if wanted is None else wanted:
-        if task in made:
-            continue
-        if task not in known:
-            listed = ", ".join(known) or "none"
-            raise EvidenceError(f"no task {task!r}: nothing recorded, no policy, no route; known tasks: {listed}")
-        nothing = TaskEvidence(task)
-        made[task] = decide(nothing, policy_for(task, policy, nothing), table.routes.get(task), now)
-    total = coverage.total()
-    return Plan(
-        at=now,
-        table_version=table.version,
-        recommendations=tuple(made[task] for task in (known if wanted is None else wanted)),
-        coverage=total,
-        notes=tuple(_notes(total, stray)),
-    )
+            found.stray += runs_of(one)
+        if one.task in self.wanted if self.wanted is not None else one.task not in (UNASSIGNED, OVERFLOW):
+            found.made[one.task] = self._decide(one)
+
+    def plan(self, *, recorded: Iterable[str] = ()) -> Plan:
+        """The plan; tasks without evidence are decided now.
+
+        Raises:
+            EvidenceError: a task that was asked for is not known at all.
+        """
+        made, wanted = self.found.made, self.wanted
+        seen = self.found.seen | (set(recorded) if wanted is not None else set())
+        others = set(self.policy.tasks if self.policy is not None else ()) | set(self.table.routes)
+        known = sorted((seen - {UNASSIGNED, OVERFLOW}) | others)
+        for task in known if wanted is None else wanted:
+            if task in made:
+                continue
+            if task not in known:
+                listed = ", ".join(known) or "none"
+                raise EvidenceError(f"no task {task!r}: nothing recorded, no policy, no route; known tasks: {listed}")
+            made[task] = self._decide(TaskEvidence(task))
+        total = self.found.coverage.total()
+        return Plan(
+            at=self.now,
+            table_version=self.table.version,
+            recommendations=tuple(made[task] for task in (known if wanted is None else wanted)),
+            coverage=total,
+            notes=tuple(_notes(total, self.found.stray)),
+        )
+
+    def _decide(self, one: TaskEvidence) -> Recommendation:
+        return decide(one, policy_for(one.task, self.policy, one), self.table.routes.get(one.task), self.now)
+
+
+class Found:
+    """What was found of some tasks; sums that can be added, so that processes can share the work."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        self.coverage = _Coverage()
+        self.stray = 0
+        self.made: dict[str, Recommendation] = {}
+
+    def merge(self, other: Found) -> None:
+        """Add what was found of other tasks."""
+        self.seen |= other.seen
+        self.coverage.merge(other.coverage)
+        self.stray += other.stray
+        self.made |= other.made
 
 
 def by_task(evidence: Iterable[TaskEvidence] | Iterable[EvidenceRow]) -> Iterator[TaskEvidence]:
@@ -169,25 +210,48 @@ class _Coverage:
         self.without_tokens: Counter[str] = Counter()
 
     def add(self, evidence: TaskEvidence) -> None:
+        grids: set[tuple[int, str]] = set()
         for (candidate, _, _, rung, grade, session), series in evidence.series.items():
             if rung != 0:
                 continue
-            n = int(sum(series.column("n")))
+            numbers, priced_numbers = series.column("n"), series.column("priced")
+            n = int(sum(numbers))
             if evidence.task == OVERFLOW:
                 self.overflow += n
                 continue
-            priced = int(sum(series.column("priced")))
+            priced = int(sum(priced_numbers))
             self.runs += n
             self.priced += priced
             self.randomised += n if grade == "randomised" else 0
-            missing = map(sub, map(sub, series.column("n"), series.column("priced")), series.column("outcomes.error"))
-            if absent := int(sum(one for one in missing if one > 0)):
-                tokens = any(name.startswith("tokens.") for name in series.names)
-                (self.without_tokens if priced > 0 or not tokens else self.unpriced)[candidate] += absent
-            for bucket, slot in zip(series.buckets, series.slots, strict=True):
-                self.buckets.add((bucket, session, slot[2]))
-            self.first = min(self.first if self.first is not None else series.buckets[0], series.buckets[0])
-            self.last = max(self.last or 0, *series.buckets)
+            if numbers != priced_numbers:
+                missing = map(sub, map(sub, numbers, priced_numbers), series.column("outcomes.error"))
+                if absent := int(sum(one for one in missing if one > 0)):
+                    tokens = any(name.startswith("tokens.") for name in series.names)
+                    (self.without_tokens if priced > 0 or not tokens else self.unpriced)[candidate] += absent
+            if (id(series.slots), session) not in grids:  # series of one store share their hours
+                grids.add((id(series.slots), session))
+                self._span(series, session)
+
+    def _span(self, series: Series, session: str) -> None:
+        buckets, slots = series.buckets, series.slots
+        if not session and slots[0][2] < 0:
+            self.buckets.update(slots)
+        else:
+            self.buckets.update((bucket, session, slot[2]) for bucket, slot in zip(buckets, slots, strict=True))
+        first, last = min(buckets), max(buckets)
+        self.first = first if self.first is None else min(self.first, first)
+        self.last = last if self.last is None else max(self.last, last)
+
+    def merge(self, other: _Coverage) -> None:
+        self.runs += other.runs
+        self.priced += other.priced
+        self.randomised += other.randomised
+        self.overflow += other.overflow
+        self.buckets |= other.buckets
+        self.unpriced.update(other.unpriced)
+        self.without_tokens.update(other.without_tokens)
+        ends = [one for one in (self.first, other.first, self.last, other.last) if one is not None]
+        self.first, self.last = (min(ends), max(ends)) if ends else (None, None)
 
     def total(self) -> Coverage:
         return Coverage(

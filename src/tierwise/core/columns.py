@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import marshal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from operator import attrgetter, eq, itemgetter
 from typing import Final
 
 from tierwise.core.evidence import LATENCY_EDGES_S, Evidence, EvidenceRow, Key
 from tierwise.core.pairs import PairSums
+from tierwise.core.series import (
+    INTEGERS,
+    SCALARS,
+    Parts,
+    Segment,
+    Series,
+    Slot,
+    Times,
+    digest_of,
+    pair_column,
+)
+
+__all__ = ["PAIR_SUMS", "Identity", "Segment", "Series", "Slot", "TaskEvidence", "is_valid", "pair_column", "parts_of"]
 
 Identity = tuple[str, str, str, int, str, str]
 """candidate, epoch, arm, rung, grade, bench session (`""` for live traffic): a key without its task and bucket."""
-Slot = tuple[int, str, int]
-"""A bucket's place in time: (start, session, round); a bench round has its session's name and starts at 0."""
-
-Parts = tuple[
-    tuple[float, ...], Mapping[str, int], Mapping[str, int], Mapping[str, int], tuple[int, ...], tuple[int, ...],
-    Mapping[str, tuple[float, ...]],
-]  # fmt: skip
-"""The values of evidence: `INTEGERS` and `FLOATS`, then outcomes, json_forms, tokens, latency, ttft and pairs."""
-
-INTEGERS: Final = (
-    "n", "successes", "priced", "priced_successes", "retries", "retried", "escalated", "check_count", "accepted",
-    "rejected",
-)  # fmt: skip
-FLOATS: Final = ("cost_sum", "cost_sq_sum", "cost_success_sum", "latency_sum_s", "check_score_sum")
-_SCALARS: Final = (*INTEGERS, *FLOATS)
 _NATURAL: Final = (
     "n", "priced", "cost_sum", "cost_sq_sum", "retries", "retried", "escalated", "latency_sum_s", "check_count",
     "check_score_sum", "accepted", "rejected",
@@ -38,101 +35,9 @@ _MOST, _LEAST = 1e15, 1e-30  # an hour's dollars and seconds: outside, squares w
 
 _FLOATS_FROM: Final = len(INTEGERS)
 _REJECTED: Final = INTEGERS.index("rejected")
-_scalars = attrgetter(*_SCALARS)
-_natural = itemgetter(*(_SCALARS.index(name) for name in _NATURAL))
+_scalars = attrgetter(*SCALARS)
+_natural = itemgetter(*(SCALARS.index(name) for name in _NATURAL))
 _identity = attrgetter("candidate", "epoch", "arm", "rung", "grade", "session")
-
-
-class Series:
-    """Evidence of one identity in order of time: `slots` and, by name, one number a slot.
-
-    Columns are named as the fields of `Evidence`; those of its mappings as `outcomes.success`, those of its histograms
-    as `latency.12`, by the index of the edge. What was never counted has no column.
-    """
-
-    __slots__ = ("_columns", "_digest", "buckets", "slots")
-
-    def __init__(self) -> None:
-        self.slots: list[Slot] = []
-        self.buckets: list[int] = []
-        """When each slot began, Unix seconds: for bench rounds the hour of the first of its rows."""
-        self._columns: dict[str, list[float]] = {name: [] for name in _SCALARS}
-        self._digest = hashlib.blake2b(digest_size=16)
-
-    def __len__(self) -> int:
-        return len(self.slots)
-
-    @property
-    def names(self) -> Iterable[str]:
-        """The columns there are."""
-        return self._columns
-
-    def column(self, name: str) -> list[float]:
-        """One column, as long as `slots`; not to be changed."""
-        column = self._columns.get(name)
-        if column is None:
-            return [0] * len(self.slots)
-        if len(column) < len(self.slots):
-            column.extend([0] * (len(self.slots) - len(column)))
-        return column
-
-    def digest(self) -> bytes:
-        """A hash of everything that was appended, in its order."""
-        return self._digest.copy().digest()
-
-    def append(self, slot: Slot, bucket: int, parts: Parts) -> None:
-        """Add the evidence of a bucket, the last one again or a later one.
-
-        Raises:
-            ValueError: the bucket lies before the last one.
-        """
-        slots, columns, scalars = self.slots, self._columns, parts[0]
-        if not slots or slot > slots[-1]:
-            slots.append(slot)
-            self.buckets.append(bucket)
-            for name, value in zip(_SCALARS, scalars, strict=True):
-                columns[name].append(value)
-        elif slot == slots[-1]:
-            for name, value in zip(_SCALARS, scalars, strict=True):
-                columns[name][-1] += value
-        else:
-            raise ValueError(f"buckets come in order of time: {slot} after {slots[-1]}")
-        self.note((bucket, slot[2]), parts)
-        self._count(parts)
-
-    def _count(self, parts: Parts) -> None:
-        _, outcomes, forms, tokens, latency, ttft, pairs = parts
-        for prefix, counts in (("outcomes.", outcomes), ("json_forms.", forms), ("tokens.", tokens)):
-            for name, count in counts.items():
-                if count:
-                    self._put(prefix + name, count)
-        for name, sums in pairs.items():
-            for index, value in enumerate(sums):
-                if value:
-                    self._put(pair_column(name, index), value)
-        for names, histogram in ((_LATENCY, latency), (_TTFT, ttft)):
-            if histogram:
-                for name, count in zip(names, histogram, strict=True):
-                    if count:
-                        self._put(name, count)
-
-    def note(self, place: tuple[object, ...], parts: Parts) -> None:
-        """Let the digest know of evidence, believed or not."""
-        scalars, outcomes, forms, tokens, latency, ttft, pairs = parts
-        counts = (sorted(outcomes.items()), sorted(forms.items()), sorted(tokens.items()))
-        self._digest.update(_bytes((place, scalars, *counts, latency, ttft, sorted(pairs.items()))))
-
-    def _put(self, name: str, count: float) -> None:
-        at = len(self.slots) - 1
-        column = self._columns.get(name)
-        if column is None:
-            column = self._columns[name] = []
-        if len(column) > at:
-            column[at] += count
-            return
-        if len(column) < at:
-            column.extend([0] * (at - len(column)))
-        column.append(count)
 
 
 class TaskEvidence:
@@ -141,14 +46,15 @@ class TaskEvidence:
     Rows that cannot be believed (`is_valid`) are counted in `invalid` and left out, rows of other tasks in `foreign`.
     """
 
-    __slots__ = ("_refused", "foreign", "invalid", "series", "task")
+    __slots__ = ("_grids", "_refused", "foreign", "invalid", "series", "task")
 
     def __init__(self, task: str) -> None:
         self.task = task
         self.series: dict[Identity, Series] = {}
         self.invalid = 0
         self.foreign = 0
-        self._refused = Series()
+        self._refused: list[tuple[int, bytes]] = []
+        self._grids: dict[tuple[object, ...], Times] = {}
 
     @staticmethod
     def of(rows: Iterable[EvidenceRow], task: str) -> TaskEvidence:
@@ -171,7 +77,7 @@ class TaskEvidence:
         parts = parts_of(evidence)
         if key.task != self.task:
             self.foreign += 1
-            self._refused.note((key.task, key.bucket, key.round, _identity(key)), parts)
+            self._refused.append((key.bucket, digest_of((key.task, key.bucket, key.round, _identity(key)), parts)))
         else:
             self.append_parts(_identity(key), key.bucket, key.round, parts)
 
@@ -182,13 +88,32 @@ class TaskEvidence:
             ValueError: a bucket that lies before the last one of its identity.
         """
         if not _believable(parts):
-            self.invalid += 1
-            self._refused.note((self.task, bucket, number, identity), parts)
+            self.refuse(digest_of((self.task, bucket, number, identity), parts), bucket)
             return
         series = self.series.get(identity)
         if series is None:
-            series = self.series[identity] = Series()
+            series = self.series[identity] = Series(self._grids)
         series.append((bucket, "", -1) if number < 0 else (0, identity[5], number), bucket, parts)
+
+    def extend(self, identity: Identity, part: Segment) -> None:
+        """Add hours of one identity that a store keeps packed; all of them behind what is there of it.
+
+        Raises:
+            ValueError: they are not.
+        """
+        series = self.series.get(identity)
+        if series is None:
+            series = self.series[identity] = Series(self._grids)
+        series.extend(part)
+
+    def refuse(self, digest: bytes, bucket: int = 0) -> None:
+        """Count a row that cannot be believed, by its digest and its hour."""
+        self.invalid += 1
+        self._refused.append((bucket, digest))
+
+    def refused(self) -> tuple[tuple[int, bytes], ...]:
+        """The hours and digests of the rows that were left out."""
+        return tuple(self._refused)
 
     def of_candidates(self) -> Iterator[tuple[Identity, Series]]:
         """The series in a fixed order: by candidate, then the rest of the identity."""
@@ -200,12 +125,13 @@ class TaskEvidence:
         left = TaskEvidence(self.task)
         gone = frozenset(identities)
         left.series = {identity: series for identity, series in self.series.items() if identity not in gone}
-        left.invalid, left.foreign, left._refused = self.invalid, self.foreign, self._refused
+        left.invalid, left.foreign, left._refused = self.invalid, self.foreign, list(self._refused)
+        left._grids = self._grids
         return left
 
     def digest(self) -> bytes:
         """A hash of all of it, the same for the same rows in the same order of time."""
-        whole = hashlib.blake2b(self._refused.digest(), digest_size=16)
+        whole = hashlib.blake2b(b"".join(sorted(digest for _, digest in self._refused)), digest_size=16)
         for identity, series in self.of_candidates():
             whole.update(repr(identity).encode("utf-8", "surrogatepass"))
             whole.update(series.digest())
@@ -250,11 +176,6 @@ def _believable(parts: Parts) -> bool:
     )
 
 
-def pair_column(partner: str, index: int) -> str:
-    """The column of one of the sums of `PairSums` with a partner."""
-    return f"pairs.{index}.{partner}"
-
-
 def _pairs_fit(sums: tuple[float, ...]) -> bool:
     return len(sums) == PAIR_SUMS and sum(map(abs, sums)) <= _MOST and min(sums) >= 0
 
@@ -265,19 +186,7 @@ def _sortable(evidence: Evidence) -> tuple[object, ...]:
     return (scalars, *counts, latency, ttft, sorted(pairs.items()))
 
 
-def _bytes(parts: tuple[object, ...]) -> bytes:
-    """The same bytes for the same values, and no object remembered: version 2 of the format knows no references."""
-    try:
-        return marshal.dumps(parts, 2)  # type: ignore[arg-type]
-    except ValueError:
-        return repr(parts).encode("utf-8", "surrogatepass")
-
-
 def _row_order(row: EvidenceRow) -> tuple[object, ...]:
     key = row.key
     slot = (key.bucket, "", -1) if key.round < 0 else (0, key.session, key.round)
     return (_identity(key), slot, key.bucket, key.task)
-
-
-_LATENCY: Final = tuple(f"latency.{index}" for index in range(len(LATENCY_EDGES_S) + 1))
-_TTFT: Final = tuple(f"ttft.{index}" for index in range(len(LATENCY_EDGES_S) + 1))

@@ -198,6 +198,8 @@ class EvidenceBuilder:
         sums["latency_sum_s"] += call.duration_s
         if call.time_to_first_chunk_s is not None:
             _observe(self._ttft, call.time_to_first_chunk_s)
+        if call.pair is not None:
+            self._pairs = _merge_pairs(self._pairs, {call.pair.candidate: call.pair.sums})
 
     def add_run(self, run: Run) -> None:
         """Add one run of several calls: n, success and the cost of all its calls, at rung 0."""

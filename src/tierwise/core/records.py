@@ -30,6 +30,7 @@ else:
             made.__eq__, made.__repr__, made.__hash__ = _equal, _text, (_hash if frozen else None)
             if frozen:
                 made.__setattr__, made.__delattr__ = _refuse_assignment, _refuse_deletion
+                made._names_of = tuple(field.name for field in fields)
                 made.__getstate__, made.__setstate__ = _state, _restore
             if order:
                 made.__lt__, made.__le__, made.__gt__, made.__ge__ = _less, _less_or_equal, _greater, _greater_or_equal
@@ -159,12 +160,13 @@ def _refuse_deletion(_self: Any, name: str) -> None:
 
 
 def _state(self: Any) -> list[Any]:
-    return [getattr(self, field.name) for field in dataclasses.fields(self)]
+    return [getattr(self, name) for name in self._names_of]
 
 
 def _restore(self: Any, state: list[Any]) -> None:
-    for field, value in zip(dataclasses.fields(self), state, strict=True):
-        object.__setattr__(self, field.name, value)
+    put = object.__setattr__
+    for name, value in zip(self._names_of, state, strict=True):
+        put(self, name, value)
 
 
 def _less(self: Any, other: Any) -> Any:

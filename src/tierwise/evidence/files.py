@@ -9,7 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from tierwise.core.errors import StoreError
+
 _PRIMARY: Final = 0xFF
+_WRITER_CACHE_KIB: Final = 256
+"""Inside the application; appending needs no more. A reader has the usual two MiB."""
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -23,6 +27,36 @@ def make_private(path: Path) -> None:
     if path.parent.name == ".tierwise" and not ignore.exists():
         ignore.write_text("*\n", encoding="utf-8")
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def connect(path: Path, *, read_only: bool, busy_ms: int) -> sqlite3.Connection:
+    """Open the file; a writer makes it where there is none.
+
+    Raises:
+        StoreError: there is none to read.
+        OSError, sqlite3.Error: it cannot be opened.
+    """
+    if read_only:
+        if not path.is_file():
+            raise StoreError(
+                f"{path}: no store here yet; run an application with tierwise.instrument(), or name another path"
+            )
+        source = f"{path.absolute().as_uri()}?mode=ro"
+    else:
+        make_private(path)
+        source = path.absolute().as_uri()
+    connection = sqlite3.connect(
+        source, uri=True, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        if not read_only:
+            connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
 
 
 def place_problem(path: Path) -> str | None:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Final
 
 from tierwise.core.records import dataclass
+
+UNPRICED_MODELS: Final = (
+    "SELECT provider, coalesce(response_model, request_model) AS model, count(*) FROM calls WHERE cost_usd IS NULL "
+    "AND (input_tokens IS NOT NULL OR output_tokens IS NOT NULL) GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
+from tierwise.core.receipt import LIFETIME_S
+
 PRUNE_EVERY_S: Final = 3_600.0
 SLICE_ROWS: Final = 2_000
 """Rows deleted at once: more than four batches bring, so pruning keeps ahead of writing and is never long."""
 
 _WRITER_KEPT_S: Final = 7 * 86_400
+_FEEDBACK_KEPT_S: Final = LIFETIME_S + 86_400
+"""Verdicts whose receipts are not taken any more; what they added to the evidence stays."""
 _PRUNED_AT: Final = "pruned_at"
 _ALL_TIMES: Final = 1 << 62
 
@@ -46,6 +50,7 @@ def prune_slice(connection: sqlite3.Connection, *, now_s: float, retention_s: fl
         oldest = f"SELECT id FROM {table} WHERE started_at_ns < ? ORDER BY started_at_ns LIMIT {SLICE_ROWS}"  # noqa: S608
         number += connection.execute(f"DELETE FROM {table} WHERE id IN ({oldest})", (limit,)).rowcount  # noqa: S608
     connection.execute("DELETE FROM writers WHERE seen_at < ?", (int(now_s) - _WRITER_KEPT_S,))
+    connection.execute("DELETE FROM feedback WHERE started_at_ns < ?", (int((now_s - _FEEDBACK_KEPT_S) * 1e9),))
     if number:
         add_to_counter(connection, "pruned", number)
     return number

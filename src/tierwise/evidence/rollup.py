@@ -6,24 +6,25 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from operator import attrgetter
+from typing import Any, Final
 
 from tierwise.core.call import Call, Run
 from tierwise.core.evidence import HOUR_S, Evidence, EvidenceBuilder, EvidenceRow, Key, bucket_of, key_of, key_of_run
 from tierwise.evidence.rows import SELECT_CALLS, SELECT_RUNS, call_row, clean_values, run_row
 from tierwise.evidence.schema import COUNT_COLUMNS, EVIDENCE_COLUMNS, JSON_COLUMNS, KEY_COLUMNS, SUM_COLUMNS
 
-if TYPE_CHECKING:
-    from tierwise.core.columns import TaskEvidence
-
 SELECT_EVIDENCE: Final = f"SELECT {', '.join(EVIDENCE_COLUMNS)} FROM evidence"  # noqa: S608 - names of ours
-_OF_TASK: Final = (
-    f"SELECT candidate, epoch, arm, rung, grade, session, bucket, round, "  # noqa: S608 - names of ours
-    f"{', '.join((*COUNT_COLUMNS, *SUM_COLUMNS, *JSON_COLUMNS))} FROM evidence WHERE task = ? AND bucket >= ? AND bucket < ? "
-    "ORDER BY candidate, epoch, arm, rung, grade, session, round, bucket"
-)
-"""Within one identity in order of time: rounds of a bench session by number, hours (all of them round -1) by their start."""
+_TASKS: Final = """
+    WITH RECURSIVE found (task) AS (
+        SELECT min(task) FROM evidence
+        UNION ALL SELECT (SELECT min(task) FROM evidence WHERE task > found.task) FROM found WHERE found.task IS NOT NULL
+    ) SELECT task FROM found WHERE task IS NOT NULL
+"""
 _BY_KEY: Final = SELECT_EVIDENCE + " WHERE " + " AND ".join(f"{name} = ?" for name in KEY_COLUMNS)
+_plain: Final = attrgetter(*COUNT_COLUMNS, *SUM_COLUMNS)
+_key_values: Final = attrgetter(*KEY_COLUMNS)
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _UPSERT: Final = (
     f"INSERT OR REPLACE INTO evidence ({', '.join(EVIDENCE_COLUMNS)}) "  # noqa: S608 - names of ours
     f"VALUES ({', '.join('?' * len(EVIDENCE_COLUMNS))})"
@@ -90,6 +91,11 @@ def rebuild_cost(connection: sqlite3.Connection, key: Key) -> bool:
     return True
 
 
+def task_names(connection: sqlite3.Connection) -> list[str]:
+    """The tasks that have evidence, by name: a look-up each, not a scan."""
+    return [row[0] for row in connection.execute(_TASKS)]
+
+
 def evidence_row(values: Sequence[Any]) -> EvidenceRow:
     """A row of evidence from the values of `EVIDENCE_COLUMNS`, as the database holds them."""
     found = dict(zip(EVIDENCE_COLUMNS, values, strict=True))
@@ -102,32 +108,14 @@ def evidence_row(values: Sequence[Any]) -> EvidenceRow:
     return EvidenceRow(key=key, evidence=Evidence(**found))
 
 
-def task_evidence(connection: sqlite3.Connection, task: str, since: int | None, until: int | None) -> TaskEvidence:
-    """The evidence of one task in [since, until), Unix seconds, row by row without an object for each."""
-    from tierwise.core.columns import TaskEvidence
-
-    made = TaskEvidence(task)
-    window = (task, 0 if since is None else since, 1 << 60 if until is None else until)
-    loads, scalars = json.loads, len(COUNT_COLUMNS) + len(SUM_COLUMNS)
-    for row in connection.execute(_OF_TASK, window):
-        pairs = row[-1]
-        parts = (
-            row[8 : 8 + scalars],
-            loads(row[-6]),
-            loads(row[-5]),
-            loads(row[-4]),
-            tuple(loads(row[-3])),
-            tuple(loads(row[-2])),
-            {} if pairs == "{}" else {name: tuple(sums) for name, sums in loads(pairs).items()},
-        )
-        made.append_parts(row[:6], row[6], row[7], parts)
-    return made
-
-
-def _key_values(key: Key) -> tuple[Any, ...]:
-    return tuple(getattr(key, name) for name in KEY_COLUMNS)
+def values_of(key: Key, evidence: Evidence) -> tuple[Any, ...]:
+    """The values of `EVIDENCE_COLUMNS`, as the database holds them."""
+    return (*_key_values(key), *_evidence_values(evidence))
 
 
 def _evidence_values(evidence: Evidence) -> tuple[Any, ...]:
-    plain = (getattr(evidence, name) for name in (*COUNT_COLUMNS, *SUM_COLUMNS))
-    return (*plain, *(json.dumps(getattr(evidence, name), separators=(",", ":")) for name in JSON_COLUMNS))
+    return (*_plain(evidence), *(_told(getattr(evidence, name)) for name in JSON_COLUMNS))
+
+
+def _told(part: object) -> str:
+    return _encode(part) if part else "[]" if isinstance(part, tuple | list) else "{}"

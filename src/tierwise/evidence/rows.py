@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, field, fields, replace
+from itertools import compress, groupby
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from tierwise.core.call import Answer, Arm, Call, CheckResult, Grade, Request, Risk, Run, TaskContext, Try, Usage
@@ -178,6 +181,26 @@ COLUMNS: Final = tuple(one.name for one in fields(CallRow) if one.name != "id")
 _NO_USAGE: Final = Usage()
 
 
+def _insert(table: str, columns: Sequence[str]) -> str:
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - names of ours
+
+
+@functools.lru_cache(maxsize=256)
+def _insert_call(present: tuple[bool, ...]) -> str:
+    return _insert("calls", tuple(compress(COLUMNS, present)))
+
+
+def insert_calls(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Insert rows of calls, each without its empty columns: binding a NULL costs more than anything else about it."""
+    for present, group in groupby(rows, key=lambda row: tuple([value is not None for value in row])):
+        connection.executemany(_insert_call(present), (tuple(compress(row, present)) for row in group))
+
+
+def insert_runs(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Insert rows of runs."""
+    connection.executemany(_INSERT_RUN, rows)
+
+
 def call_values(call: Call) -> tuple[Any, ...]:
     """A call as the values of `COLUMNS`."""
     request, context, answer, usage, cost = call.request, call.context, call.answer, call.usage or _NO_USAGE, call.cost
@@ -241,6 +264,7 @@ def call_row(values: Sequence[Any]) -> CallRow:
 RUN_COLUMNS: Final = tuple(one.name for one in fields(Run))
 SELECT_CALLS: Final = f"SELECT id, {', '.join(COLUMNS)} FROM calls"  # noqa: S608 - names of ours
 SELECT_RUNS: Final = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"  # noqa: S608 - names of ours
+_INSERT_RUN: Final = _insert("runs", RUN_COLUMNS)
 
 
 def run_values(run: Run) -> tuple[Any, ...]:

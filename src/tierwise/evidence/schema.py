@@ -73,7 +73,44 @@ _VERSION_2: Final = (
 
 _VERSION_3: Final = ("ALTER TABLE evidence ADD COLUMN pairs TEXT NOT NULL DEFAULT '{}'",)
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2, _VERSION_3)
+LONGEST_SPAN_S: Final = 7 * 86_400
+"""No row of `packed` is longer: what looks for the one that holds an hour need not look further back."""
+
+
+def _unpack(row: str) -> str:
+    """A statement of a trigger: what is packed of a row's hour holds no longer."""
+    return (
+        f"DELETE FROM packed WHERE task = {row}.task AND since > {row}.bucket - {LONGEST_SPAN_S} "  # noqa: S608 - OLD, NEW
+        f"AND since <= {row}.bucket AND until > {row}.bucket;"
+    )
+
+
+_VERSION_4: Final = (
+    "CREATE TABLE packed (task TEXT NOT NULL, since INTEGER NOT NULL, until INTEGER NOT NULL, data BLOB NOT NULL)",
+    "CREATE UNIQUE INDEX packed_by_task ON packed (task, since, until)",
+    "CREATE INDEX evidence_by_hour ON evidence (task, bucket)",
+    "CREATE INDEX evidence_of_rounds ON evidence (task) WHERE round <> -1",
+    "DROP INDEX evidence_by_bucket",
+    f"CREATE TRIGGER evidence_added AFTER INSERT ON evidence WHEN NEW.round = -1 BEGIN {_unpack('NEW')} END",
+    f"CREATE TRIGGER evidence_changed AFTER UPDATE ON evidence BEGIN {_unpack('OLD')} {_unpack('NEW')} END",
+    f"CREATE TRIGGER evidence_removed AFTER DELETE ON evidence BEGIN {_unpack('OLD')} END",
+)
+
+_VERSION_5: Final = (
+    """
+    CREATE TABLE feedback (
+        unit TEXT PRIMARY KEY, task TEXT NOT NULL, candidate TEXT NOT NULL, epoch TEXT NOT NULL, arm TEXT NOT NULL, rung
+        INTEGER NOT NULL, grade TEXT NOT NULL, bucket INTEGER NOT NULL, session TEXT NOT NULL, round INTEGER NOT NULL,
+        started_at_ns INTEGER NOT NULL, provider TEXT NOT NULL, run_id TEXT, response_id TEXT, trace_id TEXT NOT NULL,
+        span_id TEXT NOT NULL, accepted INTEGER, score REAL, comment TEXT, given_at_ns INTEGER NOT NULL, settled INTEGER
+        NOT NULL, succeeded INTEGER NOT NULL, cost_usd REAL
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX feedback_by_time ON feedback (started_at_ns)",
+    "CREATE INDEX feedback_open ON feedback (settled) WHERE settled = 0",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
 """Statements that lead from version n to n + 1; a released entry is never changed."""
 
 VERSION: Final = len(MIGRATIONS)

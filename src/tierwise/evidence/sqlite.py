@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import secrets
@@ -11,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import compress, groupby
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -21,12 +19,11 @@ from tierwise.core.cost import Rates
 from tierwise.core.errors import StoreError
 from tierwise.core.evidence import EvidenceRow
 from tierwise.evidence import retention, schema
-from tierwise.evidence.files import explain, make_private
-from tierwise.evidence.health import StoreHealth, measure
-from tierwise.evidence.rollup import SELECT_EVIDENCE, evidence_row, merge, sum_up, task_evidence
+from tierwise.evidence.feedback import FeedbackRow, feedback_row_of, feedback_rows, settle_runs, take_verdicts
+from tierwise.evidence.files import connect, explain
+from tierwise.evidence.health import UNPRICED_MODELS, StoreHealth, measure
+from tierwise.evidence.rollup import SELECT_EVIDENCE, evidence_row, merge, sum_up, task_names
 from tierwise.evidence.rows import (
-    COLUMNS,
-    RUN_COLUMNS,
     SELECT_CALLS,
     SELECT_RUNS,
     CallRow,
@@ -34,39 +31,25 @@ from tierwise.evidence.rows import (
     call_values,
     clean_call,
     clean_values,
+    insert_calls,
+    insert_runs,
     run_row,
     run_values,
 )
 from tierwise.evidence.schema import KEY_COLUMNS
+from tierwise.evidence.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from tierwise.core.columns import TaskEvidence
+    from tierwise.core.receipt import Verdict
     from tierwise.evidence.reprice import Repriced
 
 RETENTION_S: Final = 30 * 86_400
 MAX_BYTES: Final = 1 << 30
 _BUSY_MS: Final = 5_000
-_WRITER_CACHE_KIB: Final = 256
-"""Inside the application; appending needs no more. A reader has the usual two MiB."""
 _PAGE_ROWS: Final = 2_048
 
 
-def _insert(table: str, columns: Sequence[str]) -> str:
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - names of ours
-
-
-@functools.lru_cache(maxsize=256)
-def _insert_call(present: tuple[bool, ...]) -> str:
-    return _insert("calls", tuple(compress(COLUMNS, present)))
-
-
-def _insert_calls(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> None:
-    """Insert rows of calls, each without its empty columns: binding a NULL costs more than anything else about it."""
-    for present, group in groupby(rows, key=lambda row: tuple([value is not None for value in row])):
-        connection.executemany(_insert_call(present), (tuple(compress(row, present)) for row in group))
-
-
-_INSERT_RUN: Final = _insert("runs", RUN_COLUMNS)
 _MARK_BATCH: Final = "INSERT OR REPLACE INTO writers (id, batches, seen_at) VALUES (?, ?, ?)"
 
 
@@ -82,17 +65,18 @@ class SqliteStore:
     ) -> None:
         self.path = path
         self.read_only = read_only
-        self._retention_s, self._max_bytes, self._clock = retention_s, max_bytes, clock
+        self._clock = clock
+        self._upkeep = Upkeep(
+            used=self._used, transaction=self._transaction, clock=clock, retention_s=retention_s, max_bytes=max_bytes
+        )
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
         self._writer = secrets.randbits(62)
         self._batches = 0
-        self._doubt: tuple[Call | Run, ...] = ()
+        self._doubt: tuple[Call | Run | Verdict, ...] = ()
         self._dropped = 0
         self._dropped_lock = threading.Lock()
-        self._look_at_retention_s = 0.0
-        self._behind = False
 
     @classmethod
     def open(
@@ -124,7 +108,7 @@ class SqliteStore:
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    def write(self, batch: Sequence[Call | Run]) -> None:
+    def write(self, batch: Sequence[Call | Run | Verdict]) -> None:
         """Record a batch and its evidence in one transaction: all of it or, with a `StoreError`, nothing.
 
         After an error the batch may be handed in again, with more behind it. Should the commit have succeeded although
@@ -135,19 +119,21 @@ class SqliteStore:
                 batch = self._resolve(batch)
             calls = [item for item in batch if isinstance(item, Call)]
             runs = [item for item in batch if isinstance(item, Run)]
+            verdicts = [item for item in batch if not isinstance(item, (Call, Run))]
             try:
-                self._write(batch, calls, runs)
+                self._write(batch, calls, runs, verdicts)
             except (UnicodeEncodeError, OverflowError):  # a lone surrogate or a huge number; nothing is in yet
-                self._write(batch, [clean_call(call) for call in calls], runs, clean=clean_values)
-            # The batch is in: what goes wrong from here on must not have it handed in again. Pruning has time.
+                self._write(batch, [clean_call(call) for call in calls], runs, verdicts, clean=clean_values)
+            # The batch is in: what goes wrong from here on must not have it handed in again. Upkeep has time.
             with suppress(StoreError):
-                self._prune_sometimes()
+                self._upkeep.sometimes()
 
     def _write(
         self,
-        batch: Sequence[Call | Run],
+        batch: Sequence[Call | Run | Verdict],
         calls: Sequence[Call],
         runs: Sequence[Run],
+        verdicts: Sequence[Verdict],
         *,
         clean: Callable[[Iterable[Any]], tuple[Any, ...]] | None = None,
     ) -> None:
@@ -157,9 +143,11 @@ class SqliteStore:
             call_rows, run_rows = list(map(clean, call_rows)), list(map(clean, run_rows))
         dropped = self._dropped
         with self._transaction(doubted=batch) as connection:
-            _insert_calls(connection, call_rows)
-            connection.executemany(_INSERT_RUN, run_rows)
+            insert_calls(connection, call_rows)
+            insert_runs(connection, run_rows)
             merge(connection, found)
+            settle_runs(connection, runs)
+            take_verdicts(connection, verdicts)
             connection.execute(_MARK_BATCH, (self._writer, self._batches + 1, int(self._clock())))
             if dropped:
                 retention.add_to_counter(connection, "dropped", dropped)
@@ -167,7 +155,7 @@ class SqliteStore:
         if dropped:
             self.add_dropped(-dropped)
 
-    def _resolve(self, batch: Sequence[Call | Run]) -> Sequence[Call | Run]:
+    def _resolve(self, batch: Sequence[Call | Run | Verdict]) -> Sequence[Call | Run | Verdict]:
         """What of a batch is not in yet, after a commit of which nobody knows whether it happened."""
         statement = "SELECT batches FROM writers WHERE id = ?"
         row = next(self._rows(statement, (self._writer,)), (0,))
@@ -191,9 +179,16 @@ class SqliteStore:
     def prune(self) -> int:
         """Delete call rows beyond the retention or the size limit now; returns how many. Evidence is kept."""
         total = 0
-        while number := self._prune_slice():
+        while number := self._upkeep.prune_slice():
             total += number
         return total
+
+    def pack(self) -> int:
+        """Pack the evidence of every hour that is over, for reading; returns how many stretches of hours were packed.
+
+        Writers do so by themselves once an hour. The rows of `evidence` stay.
+        """
+        return self._upkeep.pack()
 
     def vacuum(self) -> tuple[int, int]:
         """Rewrite the file without free space; returns its bytes before and after. Writers wait meanwhile."""
@@ -203,27 +198,6 @@ class SqliteStore:
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             return before, self.path.stat().st_size
-
-    def _prune_sometimes(self) -> None:
-        now = self._clock()
-        if not self._behind:
-            if 0 <= self._look_at_retention_s - now <= retention.PRUNE_EVERY_S:  # else the clock may have jumped back
-                return
-            self._look_at_retention_s = now + retention.PRUNE_EVERY_S
-            with self._transaction() as connection:
-                if not retention.due(connection, now):
-                    return
-        self._behind = self._prune_slice() >= retention.SLICE_ROWS
-
-    def _prune_slice(self) -> int:
-        with self._transaction() as connection:
-            number = retention.prune_slice(
-                connection, now_s=self._clock(), retention_s=self._retention_s, max_bytes=self._max_bytes
-            )
-        if number:
-            with self._used() as connection:
-                connection.execute("PRAGMA incremental_vacuum(2000)").fetchall()
-        return number
 
     def reprice(self, rates: Callable[[CallRow], Rates | None]) -> Repriced:
         """Compute costs again from the stored tokens; costs that providers stated stay. Runs and evidence follow.
@@ -292,6 +266,16 @@ class SqliteStore:
             ),
         )
 
+    def feedback(self, *, task: str | None = None, since_ns: int | None = None) -> Iterator[FeedbackRow]:
+        """The verdict in force on each call or run that was judged, in order of their start (Unix nanoseconds)."""
+        with self._used() as connection:
+            return feedback_rows(connection, task, since_ns)
+
+    def verdict(self, unit: str) -> FeedbackRow | None:
+        """The verdict in force on one call or run, by the `unit` of its receipt."""
+        with self._used() as connection:
+            return feedback_row_of(connection, unit)
+
     def evidence(
         self, since: int | None = None, until: int | None = None, tasks: Sequence[str] | None = None
     ) -> list[EvidenceRow]:
@@ -308,9 +292,11 @@ class SqliteStore:
         self, since: int | None = None, until: int | None = None, tasks: Sequence[str] | None = None
     ) -> Iterator[TaskEvidence]:
         """The same as `evidence`, a task at a time by name: a month of a thousand tasks need not fit into memory."""
+        from tierwise.evidence import reading
+
         for task in self.tasks() if tasks is None else sorted(set(tasks)):
             with self._used() as connection:
-                found = task_evidence(connection, task, since, until)
+                found = reading.task_evidence(connection, task, since, until)
             if found.series or found.invalid:
                 yield found
 
@@ -320,15 +306,12 @@ class SqliteStore:
 
     def tasks(self) -> list[str]:
         """The tasks that have evidence, by name."""
-        return [row[0] for row in self._rows("SELECT DISTINCT task FROM evidence ORDER BY task", ())]
+        with self._used() as connection:
+            return task_names(connection)
 
     def unpriced_models(self) -> list[tuple[str, str, int]]:
         """(provider, model, calls) of calls with tokens and without a cost, most calls first."""
-        statement = (
-            "SELECT provider, coalesce(response_model, request_model) AS model, count(*) FROM calls WHERE cost_usd IS NULL "
-            "AND (input_tokens IS NOT NULL OR output_tokens IS NOT NULL) GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2"
-        )
-        return [(row[0], row[1], row[2]) for row in self._rows(statement, ())]
+        return [(row[0], row[1], row[2]) for row in self._rows(UNPRICED_MODELS, ())]
 
     def health(self) -> StoreHealth:
         """Sizes, counters and the integrity of the file; reads all of it."""
@@ -375,7 +358,7 @@ class SqliteStore:
         self._pid, self._writer, self._batches, self._doubt, self._dropped = os.getpid(), secrets.randbits(62), 0, (), 0
 
     @contextmanager
-    def _transaction(self, *, doubted: Sequence[Call | Run] = ()) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, doubted: Sequence[Call | Run | Verdict] = ()) -> Iterator[sqlite3.Connection]:
         """A transaction that excludes other writers; `doubted` is remembered when the commit reports an error."""
         with self._used() as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -401,30 +384,7 @@ class SqliteStore:
         with self._lock:
             try:
                 if self._connection is None:
-                    self._connection = self._connect()
+                    self._connection = connect(self.path, read_only=self.read_only, busy_ms=_BUSY_MS)
                 yield self._connection
             except (sqlite3.Error, OSError) as error:
                 raise StoreError(explain(self.path, error, busy_s=_BUSY_MS / 1000)) from error
-
-    def _connect(self) -> sqlite3.Connection:
-        if self.read_only:
-            if not self.path.is_file():
-                raise StoreError(
-                    f"{self.path}: no store here yet; run an application with tierwise.instrument(), or name another path"
-                )
-            source = f"{self.path.absolute().as_uri()}?mode=ro"
-        else:
-            make_private(self.path)
-            source = self.path.absolute().as_uri()
-        connection = sqlite3.connect(
-            source, uri=True, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False
-        )
-        try:
-            connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            if not self.read_only:
-                connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection

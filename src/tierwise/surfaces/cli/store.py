@@ -89,7 +89,7 @@ def status(as_json: bool, config: str | None, store: str | None) -> None:
 @config_option
 @store_option
 def prune(dry_run: bool, as_json: bool, config: str | None, store: str | None) -> None:
-    """Delete rows of calls and runs beyond the retention (30 days, 1 GiB) now; hourly evidence stays.
+    """Delete rows of calls and runs beyond the retention (30 days, 1 GiB) now; hourly evidence stays, and is packed.
 
     Writers do this by themselves once an hour. The file shrinks only a little: `tierwise store vacuum` does the rest.
     """
@@ -105,6 +105,7 @@ def prune(dry_run: bool, as_json: bool, config: str | None, store: str | None) -
         return
     with open_store(settings, read_only=False) as opened:
         deleted = opened.prune()
+        opened.pack()
     if as_json:
         emit_json({"dry_run": False, "deleted": deleted})
     else:
