@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+import openai
+
 import tierwise
 from support.canned import ASK, Reply, async_client, chat, stream, sync_client
 from support.ducks import AsyncCompletions, Completions, Duck, FreshDuck
@@ -130,6 +132,75 @@ def _read_to_the_end(prepare: Prepare) -> Any:
     client = prepare(_sync(stream("Hel", "lo", usage=False)))
     with tierwise.task("text", labels={"a": "b"}, prompt_version="2"):
         return [_shown(chunk) for chunk in client.chat.completions.create(**ASK, stream=True)]
+
+
+_AUTO: Final = {**ASK, "model": "auto"}
+_AS_JSON: Final = {"response_format": {"type": "json_object"}}
+
+
+def _said(call: Callable[[], Any]) -> Any:
+    """The type and the JSON that a call brings, with or without a fence around it; an error of the server's as nothing.
+
+    A routed run may end sooner with a fault inside: what it brings then is the first answer, or the first error.
+    """
+    try:
+        answer = call()
+    except openai.InternalServerError:
+        return None
+    return type(answer).__qualname__, answer.choices[0].message.content.strip("`json\n")
+
+
+def _routed(prepare: Prepare) -> Any:
+    client = prepare(_sync(chat('{"a": 1}')))
+    with tierwise.task("routed", labels={"a": "b"}):
+        found = [_said(lambda: client.chat.completions.create(**_AUTO, max_tokens=50, extra_body={"x": 1}))]
+        return [*found, _shown(client.chat.completions.with_raw_response.create(**_AUTO).parse())]
+
+
+def _routed_after_an_error(prepare: Prepare) -> Any:
+    client = prepare(_sync(Reply(status=503, body=_ERROR), chat('{"a": 1}')))
+    with tierwise.task("routed"):
+        _said(lambda: client.chat.completions.create(**_AUTO))
+        return _said(lambda: client.chat.completions.create(**_AUTO))
+
+
+def _climbing(prepare: Prepare) -> Any:
+    client = prepare(_sync(chat('`{"a": 1}`'), chat('{"a": 1}')))
+    with tierwise.task("climbing"):
+        found = [_said(lambda: client.chat.completions.create(**_AUTO, **_AS_JSON))]
+    client = prepare(_sync(chat('```json\n{"a": 1}\n```')))
+    with tierwise.task("climbing"):
+        found.append(_said(lambda: client.chat.completions.create(**_AUTO, **_AS_JSON)))
+    return found
+
+
+def _reviewed(prepare: Prepare) -> Any:
+    client = prepare(_sync(chat('{"a": 1}')))
+    with tierwise.task("reviewed"):
+        return _said(lambda: client.chat.completions.create(**_AUTO))
+
+
+def _shadowed(prepare: Prepare) -> Any:
+    client = prepare(_sync(chat('{"a": 1}')))
+    with tierwise.task("shadowed"):
+        return _said(lambda: client.chat.completions.create(**_AUTO))
+
+
+def _routed_stream(prepare: Prepare) -> Any:
+    client = prepare(_sync(stream("a", "b", usage=False)))
+    with tierwise.task("routed"):
+        return [_shown(chunk) for chunk in client.chat.completions.create(**_AUTO, stream=True)]
+
+
+def _async_routed(prepare: Prepare) -> Any:
+    async def go() -> Any:
+        client = prepare(async_client(chat('{"a": 1}'), stream("a", "b", usage=False))[0])
+        with tierwise.task("climbing"):
+            answer = await client.chat.completions.create(**_AUTO, **_AS_JSON)
+            made = await client.chat.completions.create(**_AUTO, stream=True)
+            return _shown(answer), [_shown(chunk) async for chunk in made]
+
+    return asyncio.run(go())
 
 
 def _left_by_break(prepare: Prepare) -> Any:
@@ -336,6 +407,13 @@ _OWN: Final = (
     _checked,
     _with_tools,
     _in_the_background,
+    _routed,
+    _routed_after_an_error,
+    _climbing,
+    _reviewed,
+    _shadowed,
+    _routed_stream,
+    _async_routed,
     _duck,
     _duck_that_hides_usage,
     _async_duck,

@@ -22,14 +22,21 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 import tierwise
 from support.call_kinds import Kind, Prepare, bare, kinds
 from support.faults import Faults, Injected, Place
-from tierwise.core.policy import Policy, TaskPolicy
+from tierwise.core.policy import Condition, Ladder, Policy, Review, TaskPolicy
 from tierwise.instrument.background import open_responses
 from tierwise.instrument.checks import check, forget_checks
 from tierwise.instrument.context import current_scope
 from tierwise.instrument.observation import current
 from tierwise.testing import FixedPrices
 
-_PRICES: Final = {"gpt-5-mini": {"input": 0.25, "output": 2.0}}
+_PRICES: Final = {"gpt-5-mini": {"input": 0.25, "output": 2.0}, "gpt-5": {"input": 1.25, "output": 10.0}}
+_TWO: Final = ("gpt-5-mini", "gpt-5")
+_CONDITIONS: Final = (Condition(candidates=("gpt-5",), min_input_tokens=100_000, tools=True),)
+_LADDER: Final = Ladder(
+    escalate_on=("json_invalid", "empty"), cleanup=("json_fenced",), confidence_field="a", min_confidence=0.5,
+    min_mean_logprob=-9.0, min_check_score=0.1,
+)  # fmt: skip
+_REVIEW: Final = Review(model="gpt-5", draft="gpt-5-mini")
 
 
 class Setting:
@@ -52,7 +59,15 @@ class Setting:
         observed = tierwise.instrument(
             target,
             config=Policy(
-                prices=_PRICES, tasks={"policy": TaskPolicy(task="policy", candidates=("gpt-5-mini",), expects="json")}
+                prices=_PRICES,
+                tasks={
+                    "policy": TaskPolicy(task="policy", candidates=("gpt-5-mini",), expects="json"),
+                    "routed": TaskPolicy(task="routed", candidates=_TWO, explore=0.0, conditions=_CONDITIONS),
+                    "climbing": TaskPolicy(task="climbing", candidates=_TWO, ladder=_LADDER),
+                    "reviewed": TaskPolicy(task="reviewed", candidates=_TWO, risk="high", review=_REVIEW),
+                    "shadowed": TaskPolicy(task="shadowed", candidates=_TWO, shadow=1.0),
+                },
+                default_model="gpt-5-mini",
             ),
             store=self.store,
             tracer_provider=self.tracer_provider,
@@ -98,6 +113,10 @@ _FIRST_FAULTS: Final = (
     "instrument.context.Scope.__init__",
     "instrument.dialects.chat.ChatStream.see",
     "instrument.proxies._stand_in",
+    "instrument.drawing.QuickRun.attempt",
+    "instrument.drawing.routed_run",
+    "instrument.ladder.RoutedRun.attempt",
+    "routing.router.Router.draw",
     "instrument.duckcalls._settle",
     "telemetry.recorder.TelemetryRecorder.start",
     "telemetry.spans.end_span",
@@ -117,6 +136,8 @@ _AFTER_A_FAULT: Final = (
     "openai-stream-usage-asked-by-tierwise sync",
     "openai-stream-usage-asked-by-tierwise async",
     "in_a_run",
+    "routed",
+    "routed_after_an_error",
     "duck",
     "async_duck",
 )

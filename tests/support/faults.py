@@ -25,7 +25,7 @@ from typing import Any, Final, get_overloads
 
 import tierwise
 
-PACKAGES: Final = ("instrument", "telemetry", "core", "evidence", "pricing", "runtime")
+PACKAGES: Final = ("instrument", "telemetry", "core", "evidence", "pricing", "routing", "runtime")
 _ROOT: Final = Path(tierwise.__file__).parent
 _INNER: Final = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>")
 
@@ -34,6 +34,7 @@ _GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "guard.tell",
         "guard.quietly",
         "guard.is_usage_alone",
+        "marks.put",
         "context._driven",
         "duck._handed_out",
         "duckcalls.Call._begin",
@@ -116,6 +117,26 @@ _GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "proxies._then_left",
         "proxies._throw",
         "proxies.observed_coroutine.<locals>.outer",
+    ),
+    "what sends a routed run: each guards its steps, or calls nothing of ours": (
+        "routed.quick_sync",
+        "routed.quick_async",
+        "routed.route_sync",
+        "routed.route_async",
+        "routed._Progress.__init__",
+        "routed._Progress.next",
+        "routed._Progress.peeks",
+        "routed._Progress.goes_on",
+        "routed._Progress._take",
+        "routed._Progress.end",
+        "routed.with_default_model",
+        "routed.peek",
+        "routed.apeek",
+        "routed.has_content",
+        "routed._replayed",
+        "routed._areplayed",
+        "stainless._send",
+        "stainless._send_async",
     ),
     "what a stream is read through where it could not be observed": (
         "guard.WithoutUsage.__init__",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib import import_module
 from typing import Any, Final
 
@@ -20,6 +22,7 @@ from tierwise.core.errors import ConfigError
 
 _log = logging.getLogger("tierwise")
 _DAY_S: Final = 86_400.0
+_FORK_WAIT_S: Final = 5.0
 _MAX_KNOWN: Final = 4_096
 _MAX_NAME: Final = 256
 _DATE_SUFFIX: Final = re.compile(r"[-@](?:20\d{2}-\d{2}-\d{2}|20\d{6})$")
@@ -76,6 +79,9 @@ class CatalogueBook:
         if background:
             _import_http_client()
             threading.Thread(target=self._load, name="tierwise-prices", daemon=True).start()
+            if hasattr(os, "register_at_fork"):
+                # A child forked amid the import would have half a module and nobody to finish it.
+                os.register_at_fork(before=partial(self._loaded.wait, _FORK_WAIT_S))
         else:
             self._load()
 

@@ -39,6 +39,7 @@ class _State:
     workers: tuple[weakref.ref[Watched], ...] = ()
     held: tuple[threading.Lock, ...] = ()
     fork_hooked = False
+    children_hooked = False
     lock = threading.Lock()
 
 
@@ -54,6 +55,7 @@ def watch(worker: Watched) -> None:
             _State.fork_hooked = True
             os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
     atexit.register(_at_exit, weakref.ref(worker))
+    _watch_children_of_multiprocessing()
     _take_sigterm()
 
 
@@ -73,6 +75,33 @@ def _known() -> list[Watched]:
 def _at_exit(ref: weakref.ref[Watched]) -> None:
     worker = ref()
     if worker is not None:
+        worker.shutdown(_GRACE_S)
+
+
+def _watch_children_of_multiprocessing() -> None:
+    """Have them flush at their end: they leave by `os._exit`, so exit handlers never run there, finalisers do."""
+    from multiprocessing import parent_process, util
+
+    if not _State.children_hooked:
+        _State.children_hooked = True
+        util.register_after_fork(_State, _finalise_in_child)
+    if parent_process() is not None:
+        _finalise_in_child(_State)
+
+
+def _finalise_in_child(_: type[_State]) -> None:
+    from multiprocessing import util
+
+    util.Finalize(None, _all_at_exit, exitpriority=0)
+
+
+def _all_at_exit() -> None:
+    for worker in _known():
+        # Exporters as well: what shuts them down at exit does not run here either.
+        done = worker.request_last_flush(_GRACE_S)
+        deadline = time.monotonic() + _GRACE_S
+        while not done() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
         worker.shutdown(_GRACE_S)
 
 

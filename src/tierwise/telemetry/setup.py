@@ -17,6 +17,7 @@ from opentelemetry import trace as trace_api
 from tierwise.core.errors import ConfigError
 from tierwise.core.records import dataclass
 from tierwise.telemetry.series import SERIES_LIMIT
+from tierwise.telemetry.setup_process import export_interval_ms, process_resource
 
 _OWN_CARDINALITY_LIMIT: Final = 20_000
 _GRPC_PORT: Final = 4317
@@ -156,7 +157,7 @@ def _own_tracer_provider() -> Any:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    provider = TracerProvider()
+    provider = TracerProvider(resource=process_resource())
     for exporter in exporters:
         provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
@@ -169,14 +170,15 @@ def _own_meter_provider() -> Any:
     from opentelemetry.sdk.metrics import Histogram, MeterProvider, ObservableCounter
     from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 
-    limits: Any = {}
+    settings: Any = {"export_interval_millis": export_interval_ms()}
     if _limits_cardinality():
-        limits["cardinality_limits"] = {Histogram: _OWN_CARDINALITY_LIMIT, ObservableCounter: _OWN_CARDINALITY_LIMIT}
+        settings["cardinality_limits"] = {Histogram: _OWN_CARDINALITY_LIMIT, ObservableCounter: _OWN_CARDINALITY_LIMIT}
     return MeterProvider(
         [
-            exporter if isinstance(exporter, MetricReader) else PeriodicExportingMetricReader(exporter, **limits)
+            exporter if isinstance(exporter, MetricReader) else PeriodicExportingMetricReader(exporter, **settings)
             for exporter in exporters
-        ]
+        ],
+        process_resource(),
     )
 
 
@@ -194,7 +196,7 @@ def _own_logger_provider() -> Any:
     from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 
-    provider = LoggerProvider()
+    provider = LoggerProvider(resource=process_resource())
     for exporter in exporters:
         provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
     return provider
