@@ -24,6 +24,7 @@ from tierwise.surfaces.cli.common import (
     who,
 )
 from tierwise.surfaces.cli.plan import make_plan, tasks_option
+from tierwise.surfaces.cli.source import Source, source_options
 
 if TYPE_CHECKING:
     from tierwise.advisor import Applied, Change
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 @json_option
 @config_option
 @store_option
+@source_options
 def command(
     tasks: tuple[str, ...],
     more_tasks: tuple[str, ...],
@@ -54,6 +56,7 @@ def command(
     as_json: bool,
     config: str | None,
     store: str | None,
+    source: Source,
 ) -> None:
     """Write the routes that `tierwise plan` recommends (all tasks, or those named) to the route file.
 
@@ -65,7 +68,7 @@ def command(
     from tierwise.routing import read_table
 
     settings = read_settings(config, store)
-    made, policy = make_plan(settings, since=since, tasks=(*tasks, *more_tasks))
+    made, policy = make_plan(settings, since=since, tasks=(*tasks, *more_tasks), source=source)
     table = read_table(settings.routes_path)
     now = int(time.time())
     planned = changes_of(made.recommendations, table, now=now, policy=policy, trial=trial)

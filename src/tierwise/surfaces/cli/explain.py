@@ -27,6 +27,7 @@ from tierwise.surfaces.cli.common import (
     store_option,
 )
 from tierwise.surfaces.cli.plan import make_plan, reasons, tasks_option
+from tierwise.surfaces.cli.source import Source, source_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +50,7 @@ STATES = {"refuted": "red", "failing": "yellow", "holding": "", "proven": "green
 @json_option
 @config_option
 @store_option
+@source_options
 def command(
     tasks: tuple[str, ...],
     more_tasks: tuple[str, ...],
@@ -56,6 +58,7 @@ def command(
     as_json: bool,
     config: str | None,
     store: str | None,
+    source: Source,
 ) -> None:
     """Show the whole decision about one TASK, in words and numbers.
 
@@ -69,7 +72,7 @@ def command(
     from tierwise.routing import read_table, route_to_json
 
     settings = read_settings(config, store)
-    made, policy = make_plan(settings, since=since, tasks=wanted)
+    made, policy = make_plan(settings, since=since, tasks=wanted, source=source)
     item = made.recommendations[0]
     table = read_table(settings.routes_path)
     route = table.routes.get(item.task)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -23,8 +23,6 @@ from tierwise.surfaces.cli.common import (
     json_option,
     make_table,
     money,
-    nothing_recorded,
-    open_store,
     out,
     percent,
     read_policy,
@@ -34,11 +32,11 @@ from tierwise.surfaces.cli.common import (
     since_option,
     store_option,
 )
+from tierwise.surfaces.cli.source import Source, notes_of, nothing_found, reading, source_options
 
 if TYPE_CHECKING:
     from tierwise.advisor import Plan
     from tierwise.config import Settings
-    from tierwise.core.columns import TaskEvidence
     from tierwise.core.policy import Policy
     from tierwise.core.recommendation import CandidateReport, Recommendation
 
@@ -54,9 +52,15 @@ def tasks_option(function: F) -> F:
 
 
 def make_plan(
-    settings: Settings, *, since: int | None, tasks: Sequence[str] | None, open_hour: bool = False, quiet: bool = False
+    settings: Settings,
+    *,
+    since: int | None,
+    tasks: Sequence[str] | None,
+    open_hour: bool = False,
+    quiet: bool = False,
+    source: Source | None = None,
 ) -> tuple[Plan, Policy | None]:
-    """Read policy, route file and store, and decide.
+    """Read policy, route file and store (or the server that `source` names), and decide.
 
     A window begins with a whole hour. `open_hour` counts the hour that has not ended yet, as if it had: for showing what
     is there, not for changing a route. `quiet` leaves the warnings about the policy file out.
@@ -64,33 +68,19 @@ def make_plan(
     Raises:
         TierwiseError: a file is broken, nothing is recorded, or a task is unknown.
     """
-    from tierwise.advisor import plan
+    from tierwise.advisor.crew import plan_of_store
     from tierwise.routing import read_table
 
     now = int(time.time())
     policy = read_policy(settings, quiet=quiet)
-    with open_store(settings) as store:
+    with reading(settings, source) as store:
         first = None if since is None else (now - since) // HOUR_S * HOUR_S
-        recorded = store.tasks()
-        chosen = [task for task in recorded if not tasks or task in tasks]
-        evidence = _work(store.evidence_by_task(first, None, chosen))
-        some = next(evidence, None)
-        if some is None and not (tasks and recorded):
-            raise nothing_recorded(settings)
         table = read_table(settings.routes_path)
         at = (now // HOUR_S + 1) * HOUR_S if open_hour else now
-        everything = evidence if some is None else chain((some,), evidence)
-        return plan(everything, policy, table, at, tasks=tasks or None, recorded=recorded), policy
-
-
-def _work(evidence: Iterable[TaskEvidence]) -> Iterator[TaskEvidence]:
-    """What is the user's own work: the token-budget probe of `bench` is left out."""
-    from tierwise.config import is_probe
-
-    for one in evidence:
-        probes = [identity for identity in one.series if is_probe(one.task, identity[-1])]
-        if len(probes) < len(one.series) or one.invalid:
-            yield one.without(probes) if probes else one
+        made = plan_of_store(store, policy, table, at, since=first, tasks=tasks or None)
+        if made is None:
+            raise nothing_found(settings, source)
+        return replace(made, notes=(*made.notes, *notes_of(store))), policy
 
 
 def findings(recommendations: Iterable[Recommendation]) -> list[str]:
@@ -132,6 +122,7 @@ def target(item: Recommendation) -> str | None:
 @json_option
 @config_option
 @store_option
+@source_options
 def command(
     tasks: tuple[str, ...],
     more_tasks: tuple[str, ...],
@@ -141,6 +132,7 @@ def command(
     as_json: bool,
     config: str | None,
     store: str | None,
+    source: Source,
 ) -> None:
     """Recommend a route for each task (or those named) from its recorded calls, with reasons. Changes nothing.
 
@@ -149,7 +141,7 @@ def command(
     """
     settings = read_settings(config, store)
     wanted = (*tasks, *more_tasks)
-    made, _ = make_plan(settings, since=since, tasks=wanted)
+    made, _ = make_plan(settings, since=since, tasks=wanted, source=source)
     if as_json:
         emit_json(made.to_json())
     else:

@@ -29,6 +29,7 @@ from tierwise.surfaces.cli.common import (
     who,
 )
 from tierwise.surfaces.cli.plan import findings, make_plan, tasks_option
+from tierwise.surfaces.cli.source import Source, source_options
 
 if TYPE_CHECKING:
     from tierwise.advisor import Plan
@@ -68,6 +69,7 @@ TOKEN_VARIABLE: Final = "TIERWISE_WEBHOOK_TOKEN"  # noqa: S105 - a name
 @json_option
 @config_option
 @store_option
+@source_options
 def command(
     tasks: tuple[str, ...],
     more_tasks: tuple[str, ...],
@@ -82,6 +84,7 @@ def command(
     as_json: bool,
     config: str | None,
     store: str | None,
+    source: Source,
 ) -> None:
     """Look at the evidence now and after every full hour: decide, apply, tell what is new.
 
@@ -104,7 +107,7 @@ def command(
         from tierwise.advisor.watch import Watch, run
 
         watch = Watch(
-            decide=_decide(settings, since=since, tasks=(*tasks, *more_tasks)),
+            decide=_decide(settings, since=since, tasks=(*tasks, *more_tasks), source=source),
             routes_path=settings.routes_path,
             audit_path=settings.audit_path,
             memory_path=settings.routes_path.with_name(MEMORY_NAME),
@@ -173,13 +176,15 @@ def _exit(look: Look, *, exit_zero: bool) -> None:
             raise click.exceptions.Exit(1)
 
 
-def _decide(settings: Settings, *, since: int | None, tasks: Sequence[str]) -> Callable[[], tuple[Plan, Policy | None]]:
+def _decide(
+    settings: Settings, *, since: int | None, tasks: Sequence[str], source: Source
+) -> Callable[[], tuple[Plan, Policy | None]]:
     """Policy, evidence and routes are read anew for each look, so what changes on disk counts from then on."""
 
     looks = itertools.count()
 
     def decide() -> tuple[Plan, Policy | None]:
-        return make_plan(settings, since=since, tasks=tasks, quiet=next(looks) > 0)
+        return make_plan(settings, since=since, tasks=tasks, quiet=next(looks) > 0, source=source)
 
     return decide
 
