@@ -21,6 +21,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, _states: Path) -> None:
         "TIERWISE_CONFIG",
         "TIERWISE_STORE",
         "TIERWISE_ROUTES",
+        "TIERWISE_RECEIPT_KEY",
         "OTEL_SEMCONV_STABILITY_OPT_IN",
         "NO_COLOR",
         "COLUMNS",

@@ -11,10 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar, overload
 
 import tierwise.instrument  # noqa: F401 - before the function of that name, which takes the package's place here
-from tierwise.core.errors import ConfigError, EvidenceError, RouteError, StoreError, TierwiseError
+from tierwise.core.errors import ConfigError, EvidenceError, ReceiptError, RouteError, StoreError, TierwiseError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+    from typing import Any
 
     from opentelemetry._logs import LoggerProvider
     from opentelemetry.metrics import MeterProvider
@@ -29,13 +31,16 @@ __version__ = "0.1.0"
 __all__ = [
     "ConfigError",
     "EvidenceError",
+    "ReceiptError",
     "RouteError",
     "StoreError",
     "TierwiseError",
     "check",
+    "feedback",
     "force_flush",
     "instrument",
     "open_store",
+    "receipt",
     "shutdown",
     "task",
     "uninstrument",
@@ -55,6 +60,7 @@ def instrument(
     meter_provider: MeterProvider | None = None,
     logger_provider: LoggerProvider | None = None,
     stream_usage: bool | None = None,
+    upstreams: Mapping[str, Any] | None = None,
 ) -> None: ...
 @overload
 def instrument(
@@ -67,6 +73,7 @@ def instrument(
     meter_provider: MeterProvider | None = None,
     logger_provider: LoggerProvider | None = None,
     stream_usage: bool | None = None,
+    upstreams: Mapping[str, Any] | None = None,
 ) -> Client: ...
 def instrument(
     client: Client | None = None,
@@ -78,6 +85,7 @@ def instrument(
     meter_provider: MeterProvider | None = None,
     logger_provider: LoggerProvider | None = None,
     stream_usage: bool | None = None,
+    upstreams: Mapping[str, Any] | None = None,
 ) -> Client | None:
     """Observe every call of an OpenAI-compatible client; returns the same object, so it fits on one line.
 
@@ -90,7 +98,10 @@ def instrument(
     without it `TIERWISE_CONFIG`, then the nearest tierwise.yaml upward is read. `store` is a path, an open store or
     `"off"`; without it `TIERWISE_STORE`, then `.tierwise/tierwise.db` beside the project is used. Providers override
     OpenTelemetry's global ones, which are used when the application set them and never replaced. `stream_usage` asks
-    for token counts of streams always (`True`), never (`False`) or from hosts known to accept it (`None`).
+    for token counts of streams always (`True`), never (`False`) or from hosts known to accept it (`None`). `upstreams`
+    are further clients by name, for candidates of the policy's `models:` that name one: `{"groq": Groq()}`.
+
+    With a policy or a route file, `model="auto"` asks for the route of the call's task.
 
     Instrumenting again replaces the settings and is still one span a call. Raises `ConfigError` for broken
     configuration or a client of another shape and `StoreError` for a store that was named and cannot be used; a call is
@@ -107,6 +118,7 @@ def instrument(
         meter_provider=meter_provider,
         logger_provider=logger_provider,
         stream_usage=stream_usage,
+        upstreams=upstreams,
     )
     return found
 
@@ -124,6 +136,43 @@ def uninstrument(client: Client | None = None) -> Client | None:
 
     found: Client | None = runtime.uninstrument_clients(client)
     return found
+
+
+def receipt(response: object) -> str:
+    """A short text that stands for a call, to keep anywhere and give to `feedback` when the verdict on its answer is there.
+
+    `response` is what an instrumented client returned: a response, a parsed one, a raw one, or a stream that has been read
+    to its end. The text names task, model, time and cost of the call; it holds nothing of prompt or answer. With
+    `TIERWISE_RECEIPT_KEY` set it is signed. It is taken for 90 days.
+
+    Raises `ReceiptError` for anything else, or before a stream's end, and `ConfigError` for a key that is too short.
+    """
+    from tierwise.verdicts import receipt_text
+
+    return receipt_text(response)
+
+
+def feedback(
+    receipt: object,
+    *,
+    accepted: bool | None = None,
+    score: float | None = None,
+    comment: str | None = None,
+    store: str | Path | SqliteStore | None = None,
+) -> None:
+    """Tell what became of an answer: whether it was accepted, a score from 0 to 1, a comment, or several of these.
+
+    `receipt` is the text from `receipt(...)`, in any process and up to 90 days later, or the response itself. A rejected
+    answer was no success, whatever it looked like: it counts so in the hour of its call. The same verdict again changes
+    nothing, another one takes its place, and on calls of one run it is one verdict. Nothing is written here and now: the
+    verdict joins the queue of finished calls. `store` is where, as in `instrument`.
+
+    Raises `ReceiptError` for a receipt that is none, forged or too old, `ConfigError` for wrong arguments or a store that
+    cannot be found out, `StoreError` for one that was named and cannot be used.
+    """
+    from tierwise.verdicts import give_feedback
+
+    give_feedback(receipt, accepted=accepted, score=score, comment=comment, store=store)
 
 
 def force_flush(timeout_s: float = 5.0) -> bool:

@@ -6,9 +6,10 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tierwise.config.settings import Settings, read_settings
 from tierwise.core.errors import StoreError
@@ -18,12 +19,17 @@ from tierwise.instrument import everywhere, stainless
 from tierwise.instrument.checks import checks_for
 from tierwise.instrument.context import bench_round
 from tierwise.instrument.hook import Wiring
+from tierwise.instrument.lanes import check_upstreams
+from tierwise.instrument.limits import OutputLimits
 from tierwise.instrument.parsing import compile_schema, is_json, parse_json
+from tierwise.instrument.shadow import Shadows
+from tierwise.routing import Router, RouteWatcher
 
 if TYPE_CHECKING:
     from tierwise.evidence.sqlite import SqliteStore
     from tierwise.pricing.book import CatalogueBook
     from tierwise.telemetry import Telemetry
+    from tierwise.telemetry.recorder import TelemetryRecorder
 
 __all__ = [
     "Runtime",
@@ -31,6 +37,7 @@ __all__ = [
     "force_flush",
     "instrument_clients",
     "open_store",
+    "recorder_for",
     "shutdown",
     "uninstrument_clients",
 ]
@@ -39,6 +46,9 @@ _log = logging.getLogger("tierwise")
 _lock = threading.Lock()
 _runtimes: dict[tuple[object, ...], Runtime] = {}
 _books: dict[str, CatalogueBook] = {}
+_watchers: dict[Path, RouteWatcher] = {}
+_limits: Final = OutputLimits()
+_shadows: Final = Shadows()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +79,7 @@ def instrument_clients(
     meter_provider: Any,
     logger_provider: Any,
     stream_usage: bool | None,
+    upstreams: Mapping[str, Any] | None = None,
 ) -> Any:
     """Instrument one client, or without one every client made later; see `tierwise.instrument`.
 
@@ -81,6 +92,8 @@ def instrument_clients(
     policy = config if isinstance(config, Policy) else _policy(settings)
     runtime = _runtime(settings, store, tracer_provider, meter_provider, logger_provider)
     book = _book(policy)
+    others = dict(upstreams or {})
+    check_upstreams(client if stainless.supports(client) else None, others)
     wiring = Wiring(
         recorder=runtime.telemetry.recorder,
         prices=book,
@@ -92,6 +105,13 @@ def instrument_clients(
         candidate_params={name: spec.params for name, spec in policy.models.items()},
         stream_usage=stream_usage,
         wait_for_prices=book.wait,
+        router=_router(policy, settings.routes_path),
+        models=policy.models,
+        upstreams=others,
+        default_model=policy.default_model,
+        first_candidates=policy.first_candidates,
+        limits=_limits,
+        shadows=_shadows,
     )
 
     def observe(made: Any) -> None:
@@ -123,6 +143,16 @@ def uninstrument_clients(client: Any) -> Any:
 
     duck.uninstrument(client)
     return client.__wrapped__ if isinstance(client, Observed) else client
+
+
+def _router(policy: Policy, path: Path) -> Router:
+    """The router of a policy and the route file."""
+    with _lock:
+        watcher = _watchers.get(path)
+        if watcher is None:
+            watcher = _watchers[path] = RouteWatcher(path)
+            watcher.current()  # now: no call waits for a first look, or goes without
+    return Router(policy, watcher.current)
 
 
 def _policy(settings: Settings) -> Policy:
@@ -205,6 +235,21 @@ def shutdown() -> None:
         _runtimes.clear()
     for runtime in runtimes:
         runtime.close()
+
+
+def recorder_for(store: str | Path | SqliteStore | None) -> TelemetryRecorder:
+    """Who records a verdict: the runtime of a store, of the default store, else the one made last; one is made if need be.
+
+    Raises `ConfigError` or `StoreError` where a new one cannot be made.
+    """
+    settings = read_settings(store=store if isinstance(store, (str, Path)) else None)
+    place = id(store) if store is not None and not isinstance(store, (str, Path)) else settings.store_path
+    with _lock:
+        found = [runtime for key, runtime in _runtimes.items() if key[0] == place]
+        if not found and store is None:
+            found = list(_runtimes.values())
+    runtime = found[-1] if found else _runtime(settings, store, None, None, None)
+    return runtime.telemetry.recorder
 
 
 def open_store(path: str | Path | None) -> SqliteStore:

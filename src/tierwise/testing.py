@@ -10,7 +10,9 @@ from tierwise.core.call import Call, Content, Request, Run, TaskContext
 from tierwise.core.cost import Rates
 from tierwise.core.policy import Policy
 from tierwise.core.ports import PriceLater
+from tierwise.core.receipt import Verdict
 from tierwise.core.records import dataclass
+from tierwise.core.route import RouteTable
 
 
 @dataclass(slots=True)
@@ -27,12 +29,27 @@ class MemorySpan:
 
 
 @dataclass(slots=True)
+class MemoryRunSpan:
+    """The span of a run, which remembers what became of it."""
+
+    context: TaskContext
+    run: Run | None = None
+    ended: int = 0
+
+    def is_recording(self) -> bool:
+        """Always true."""
+        return True
+
+
+@dataclass(slots=True)
 class MemoryRecorder:
     """Keeps finished calls in lists; implements `tierwise.core.ports.Recorder`."""
 
     calls: list[Call] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
     spans: list[MemorySpan] = field(default_factory=list)
+    run_spans: list[MemoryRunSpan] = field(default_factory=list)
     errors: list[tuple[str, BaseException]] = field(default_factory=list)
     active: int = 0
     captures_content: bool = False
@@ -74,6 +91,21 @@ class MemoryRecorder:
         """Keep a finished run."""
         self.runs.append(run)
 
+    def feedback(self, verdict: Verdict, *, counted: bool = True) -> None:
+        """Keep a verdict on a call."""
+        self.verdicts.append(verdict)
+
+    def start_run(self, context: TaskContext, started_at_ns: int) -> MemoryRunSpan:
+        """Remember the span of a new run."""
+        span = MemoryRunSpan(context)
+        self.run_spans.append(span)
+        return span
+
+    def end_run(self, span: Any, run: Run | None) -> None:
+        """Keep what became of a run on its span."""
+        span.ended += 1
+        span.run = run
+
     def internal_error(self, where: str, error: BaseException) -> None:
         """Keep a fault inside tierwise."""
         self.errors.append((where, error))
@@ -101,15 +133,22 @@ def instrument_in_memory(
     prices: FixedPrices | None = None,
     stream_usage: bool | None = None,
     recorder: MemoryRecorder | None = None,
+    routes: RouteTable | None = None,
+    upstreams: Mapping[str, Any] | None = None,
 ) -> MemoryRecorder:
-    """Instrument a client so that its calls end in a `MemoryRecorder`: no store, no exporter, no background thread."""
+    """Instrument a client so that its calls end in a `MemoryRecorder`: no store, no exporter, no background thread.
+
+    `model="auto"` follows `routes`, else the order of the candidates in `policy`; shadows run in the background.
+    """
     from tierwise.instrument import stainless
     from tierwise.instrument.checks import checks_for
     from tierwise.instrument.hook import Wiring
     from tierwise.instrument.parsing import compile_schema, is_json, parse_json
+    from tierwise.routing import Router
 
     recorder = MemoryRecorder() if recorder is None else recorder
     known = policy or Policy()
+    table = routes or RouteTable()
     wiring = Wiring(
         recorder=recorder,
         prices=prices or FixedPrices(),
@@ -120,6 +159,11 @@ def instrument_in_memory(
         checks_for=checks_for,
         candidate_params={name: spec.params for name, spec in known.models.items()},
         stream_usage=stream_usage,
+        router=Router(known, lambda: table),
+        models=known.models,
+        upstreams=dict(upstreams or {}),
+        default_model=known.default_model,
+        first_candidates=known.first_candidates,
     )
     stainless.instrument(client, wiring, task)
     return recorder

@@ -45,7 +45,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.text.append(data)
 
     @property
@@ -127,7 +127,7 @@ def test_page_is_well_formed_and_accessible(report: Page) -> None:
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
-    assert len(report.all("table")) == len(report.all("caption")) == 8
+    assert len(report.all("table")) == len(report.all("caption")) == 13
     assert all("scope" in attributes for attributes in report.all("th"))
     ids = [attributes["id"] for _, attributes in report.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -136,36 +136,34 @@ def test_page_is_well_formed_and_accessible(report: Page) -> None:
     assert report.all("html")[0]["lang"] == "en"
 
 
-def test_policy_allows_this_style_sheet_and_nothing_else(report: Page) -> None:
-    """The Content-Security-Policy names the hash of the one style sheet; there is no script, no address, no style attribute."""
+def test_policy_allows_the_pages_own_style_and_scripts_and_nothing_else(report: Page) -> None:
+    """The Content-Security-Policy names the hashes of the style sheet and both scripts; no handler, no address, no style
+    attribute stands in the page."""
     policy = next(meta["content"] for meta in report.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
-    style = re.search(r"<style>(.*?)</style>", report.source, re.DOTALL)
-    assert style is not None
-    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
-    assert policy == f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+    def digests(tag: str) -> str:
+        found = re.findall(rf"<{tag}>(.*?)</{tag}>", report.source, re.DOTALL)
+        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in found)
+
+    assert digests("script").count("sha256-") == 2
+    assert policy == (
+        f"default-src 'none'; style-src {digests('style')}; script-src {digests('script')}; base-uri 'none'; "
+        "form-action 'none'"
+    )
+    assert [script for script in report.all("script") if script] == [{"type": "application/json", "id": "chart-data"}]
     names = {name for name, _ in report.elements}
-    assert not names & {
-        "script",
-        "iframe",
-        "object",
-        "embed",
-        "form",
-        "img",
-        "base",
-        "link",
-        "foreignobject",
-        "use",
-        "image",
-    }
+    assert not names & {"iframe", "object", "embed", "img", "base", "link", "foreignobject", "use", "image"}
     attributes = {name for _, found in report.elements for name in found}
-    assert not {name for name in attributes if name.startswith("on")} | attributes & {
-        "style",
-        "src",
-        "srcset",
-        "xlink:href",
-        "action",
-    }
-    assert not re.search(r"https?://|url\(|@import", report.source)
+    assert not {name for name in attributes if name.startswith("on")}
+    assert not attributes & {"style", "src", "srcset", "xlink:href", "action"}
+    outside = re.sub(r"<script>.*?</script>", "", report.source, flags=re.DOTALL)
+    assert not re.search(r"https?://|url\(|@import", outside)
+
+
+def test_chart_library_comes_with_its_licence(report: Page) -> None:
+    """The licence of the chart library stands in front of it, as it asks."""
+    assert "The MIT License (MIT)" in report.source
+    assert "Copyright (c) 2022 Leon Sorokin" in report.source
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
@@ -263,7 +261,8 @@ def test_candidate_without_a_success_has_no_finite_cost(tmp_path: Path) -> None:
 def test_empty_report_is_a_page(tmp_path: Path) -> None:
     """Without calls and recommendations there is still a page that says so."""
     page = Page(write_report(calls=[], recommendations=[], path=tmp_path / "r.html", title="t", generated_at=NOW))
-    assert "No task has a recommendation yet" in page.words
+    assert "Nothing is recorded yet" in page.words
+    assert "Everything: there is not one run yet." in page.words
 
 
 def test_scaled_latencies_stand_beside_the_measured_ones(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from tierwise.core.call import Answer, CheckResult, Request, TaskContext, Try, Usage
+from tierwise.core.receipt import Receipt, Verdict
 from tierwise.telemetry import open_telemetry, spans
 from tierwise.telemetry.recorder import TelemetryRecorder
 from tierwise.telemetry.spans import call_attributes, end_span, request_attributes, start_attributes
@@ -242,11 +243,12 @@ def test_failed_checks_are_evaluation_events(rig, call):
 def test_feedback_is_counted_and_emitted(rig, points):
     """A verdict adds to tierwise.feedback by accepted and is an evaluation event in the call's own span."""
     recorder = rig.open().recorder
+    receipt = Receipt(
+        task="summary", candidate="m", epoch="e1", arm="primary", rung=0, grade="randomised", started_at_ns=1,
+        trace_id=7, span_id=9,
+    )  # fmt: skip
     for accepted in (True, False, False):
-        recorder.feedback(
-            accepted=accepted, task="summary", candidate="m", epoch="e1", arm="primary", rung=0, grade="randomised",
-            trace_id=7, span_id=9,
-        )  # fmt: skip
+        recorder.feedback(Verdict(receipt=receipt, accepted=accepted))
     counted = {p.attributes["tierwise.feedback.accepted"]: p.value for p in points(rig.cumulative)["tierwise.feedback"]}
     assert counted == {True: 1, False: 2}
     assert rig.telemetry.worker.flush(5.0)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from tierwise.config import units
-from tierwise.config.spec import Common, LadderSpec, ModelEntry, PolicySpec, TaskSpec
+from tierwise.config.spec import Common, ConditionSpec, LadderSpec, LowConfidenceSpec, ModelEntry, PolicySpec, TaskSpec
 from tierwise.config.yamlfile import Loc
 from tierwise.core.errors import ConfigError
 from tierwise.core.evidence import LATENCY_EDGES_S
 from tierwise.core.policy import (
     METRICS,
     WILDCARD,
+    Condition,
     GuardrailMetric,
     Ladder,
     ModelSpec,
@@ -58,6 +59,9 @@ class Compiler:
         for name in self.spec.models:
             if name in self.spec.tiers:
                 self._error(("models", name), f"{name!r} is both a tier and a model; rename one", at_key=True)
+            self._check_model(name)
+        if self.spec.defaults.model in self.spec.tiers:
+            self._error(("defaults", "model"), f"{self.spec.defaults.model!r} is a tier; name one model")
         for name in self.spec.prices:
             self._check_prices(name)
         tasks = {name: self._task(name, task) for name, task in self.spec.tasks.items()}
@@ -71,6 +75,7 @@ class Compiler:
             models={name: _model(name, entry) for name, entry in self.spec.models.items()},
             prices={name: entry.model_dump(exclude_none=True) for name, entry in self.spec.prices.items()},
             path=path,
+            default_model=self.spec.defaults.model,
         )
 
     # --- tiers, prices ---------------------------------------------------------------------------------------------
@@ -85,6 +90,17 @@ class Compiler:
             if member in seen:
                 self._error(("tiers", name, i), f"{member!r} is in this tier twice; keep one")
             seen[member] = i
+
+    def _check_model(self, name: str) -> None:
+        entry = self.spec.models[name]
+        if entry.base_url is not None and entry.upstream is not None:
+            text = "upstream is a client of the application's, base_url makes one; keep one of the two"
+            self._error(("models", name, "base_url"), text)
+        if entry.api_key_env is not None and entry.base_url is None:
+            self._error(("models", name, "api_key_env"), "belongs to a base_url; add one or drop it")
+        for key in sorted({"model", "messages", "input", "stream"} & set(entry.params)):
+            text = "is the caller's" if key != "model" else "stands beside params"
+            self._error(("models", name, "params", key), f"{key} {text}; take it out of params", at_key=True)
 
     def _check_prices(self, name: str) -> None:
         given = self.spec.prices[name].model_dump(exclude_none=True)
@@ -138,6 +154,9 @@ class Compiler:
             check_threshold=self._pick(task, "check_threshold", 1.0),
             ladder=self._ladder(loc, task),
             review=self._review(loc, task),
+            conditions=self._conditions(loc, task),
+            route=task.route is not False,
+            raise_max_tokens=self._pick(task, "raise_max_tokens", False),
         )
 
     def _pick(self, task: Common, name: str, default: Any) -> Any:
@@ -285,14 +304,22 @@ class Compiler:
             for name in {"refused", "filtered"} & set(ladder.escalate_on):
                 at = (*loc, "ladder", "escalate_on", ladder.escalate_on.index(name))
                 self._warn(at, f"{name!r} sends what one model declined for safety to another; be sure you want that")
-            if ladder.max_rungs > 1 and not ladder.escalate_on:
+            if ladder.max_rungs > 1 and not ladder.escalate_on and ladder.low_confidence is None:
                 self._warn((*loc, "ladder"), "escalate_on is empty, so no run ever escalates")
+        low = ladder.low_confidence or LowConfidenceSpec()
+        if task.ladder is not None and (low.field is None) != (low.min_confidence is None):
+            given, missing = ("field", "min_confidence") if low.field else ("min_confidence", "field")
+            self._error((*loc, "ladder", "low_confidence", given), f"needs {missing} beside it")
         return Ladder(
             escalate_on=tuple(dict.fromkeys(ladder.escalate_on)),
             cleanup=tuple(dict.fromkeys(ladder.cleanup)),
             max_rungs=ladder.max_rungs,
             budget_usd=ladder.budget_usd,
             deadline_s=ladder.deadline,
+            min_check_score=low.check_score,
+            confidence_field=low.field,
+            min_confidence=low.min_confidence,
+            min_mean_logprob=low.mean_logprob,
         )
 
     def _review(self, loc: Loc, task: TaskSpec) -> Review | None:
@@ -312,6 +339,43 @@ class Compiler:
             self._error((*loc, "review"), "model and draft are the same; a review needs a stronger model")
         return Review(model=review.model, draft=review.draft)
 
+    def _conditions(self, loc: Loc, task: TaskSpec) -> tuple[Condition, ...]:
+        given: list[ConditionSpec] = self._pick(task, "conditions", None) or []
+        own = task.conditions is not None
+        shown = own or task is next(iter(self.spec.tasks.values()), None)  # those of `defaults` are looked at once
+        at = (*loc, "conditions") if own else ("defaults", "conditions")
+        return tuple(self._condition((*at, i), one, task, own=own, shown=shown) for i, one in enumerate(given))
+
+    def _condition(self, at: Loc, one: ConditionSpec, task: TaskSpec, *, own: bool, shown: bool) -> Condition:
+        names: dict[str, None] = {}
+        for i, name in enumerate(one.candidates or []):
+            if shown:
+                self._check_candidate((*at, "candidates", i), name)
+            names.update(dict.fromkeys(self.spec.tiers.get(name, [name])))
+        low, high = self._token_limits((*at, "when", "input_tokens"), one.when.input_tokens or (), shown=shown)
+        if shown and one.candidates is None and one.review is None:
+            self._error(at, "changes nothing; add candidates: or review:")
+        if own and one.review and task.review is None:
+            self._error((*at, "review"), "the task has no review: to apply; add one")
+        return Condition(
+            candidates=tuple(names),
+            risk=tuple(one.when.risk or ()),
+            min_input_tokens=low,
+            max_input_tokens=high,
+            labels=dict(one.when.labels),
+            tools=one.when.tools,
+            review=one.review,
+        )
+
+    def _token_limits(self, at: Loc, limits: tuple[units.Limit, ...], *, shown: bool) -> tuple[int | None, int | None]:
+        if shown and any(bound.unit or bound.value != int(bound.value) for bound in limits):
+            self._error(at, "is a whole number of tokens; write a limit like '>= 20000'")
+        low = max((int(bound.value) for bound in limits if bound.op == ">="), default=None)
+        high = min((int(bound.value) for bound in limits if bound.op == "<="), default=None)
+        if shown and low is not None and high is not None and low > high:
+            self._error(at, f"cannot be at least {low} and at most {high} at once; drop one")
+        return low, high
+
     def _known_models(self) -> Iterator[str]:
         yield from self.spec.models
         for members in self.spec.tiers.values():
@@ -329,7 +393,14 @@ class Compiler:
 
 
 def _model(name: str, entry: ModelEntry) -> ModelSpec:
-    return ModelSpec(name=name, model=entry.model or name, upstream=entry.upstream, params=dict(entry.params))
+    return ModelSpec(
+        name=name,
+        model=entry.model or name,
+        upstream=entry.upstream,
+        params=dict(entry.params),
+        base_url=entry.base_url,
+        api_key_env=entry.api_key_env,
+    )
 
 
 def _doubts(metric: str, bound: units.Limit) -> Iterator[str]:

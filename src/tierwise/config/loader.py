@@ -219,7 +219,8 @@ def _allowed_keys(loc: Loc) -> list[str]:
 
     models: dict[str, type[spec.Spec]] = {
         "tasks": spec.TaskSpec, "models": spec.ModelEntry, "prices": spec.PriceEntry, "ladder": spec.LadderSpec,
-        "review": spec.ReviewSpec, "defaults": spec.Common, "objective": spec.ObjectiveSpec,
+        "review": spec.ReviewSpec, "defaults": spec.Defaults, "objective": spec.ObjectiveSpec,
+        "low_confidence": spec.LowConfidenceSpec, "conditions": spec.ConditionSpec, "when": spec.WhenSpec,
     }  # fmt: skip
     model: type[spec.Spec] = spec.PolicySpec
     for part in loc[:-1]:

@@ -43,6 +43,18 @@ _GUARDRAILS_SCHEMA: Final = {
 }
 
 
+_TOKENS_SCHEMA: Final = {
+    "anyOf": [
+        {"type": "string", "pattern": r"^\s*(>=|<=|≥|≤)\s*[0-9]+\s*$", "examples": [">= 20000"]},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 2},
+    ]
+}
+_RISKS: Final = ("low", "normal", "high")
+_RISK_SCHEMA: Final = WithJsonSchema(
+    {"anyOf": [{"enum": list(_RISKS)}, {"type": "array", "items": {"enum": list(_RISKS)}, "minItems": 1}]}
+)
+
+
 def _limits(value: object) -> tuple[units.Limit, ...]:
     return tuple(units.limit(item) for item in value) if isinstance(value, list) else (units.limit(value),)
 
@@ -64,6 +76,10 @@ def _choices(value: str, allowed: tuple[str, ...]) -> str:
 
     close = get_close_matches(value, allowed, n=1)
     return f"unknown {value!r}; " + (f"did you mean {close[0]!r}?" if close else "use one of " + ", ".join(allowed))
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
 
 
 def _outcome(value: object) -> str:
@@ -145,6 +161,19 @@ ObjectiveField = Annotated[
 ]
 
 
+class LowConfidenceSpec(Spec):
+    """When a successful answer escalates all the same."""
+
+    check_score: Annotated[float, Field(ge=0, le=1)] | None = None
+    """One of the task's checks scores below this."""
+    field: Name | None = None
+    """The field of a JSON answer that holds the model's confidence, dots between the steps: `meta.confidence`."""
+    min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
+    """That field is below this, or is not there."""
+    mean_logprob: Annotated[float, Field(le=0, allow_inf_nan=False)] | None = None
+    """The mean log probability of the answer's tokens is below this, where the answer has log probabilities."""
+
+
 class LadderSpec(Spec):
     """How one run escalates to its next rung."""
 
@@ -158,6 +187,8 @@ class LadderSpec(Spec):
     """Stop escalating when the run has cost this much, USD."""
     deadline: Duration | None = None
     """Stop escalating when the run has taken this long."""
+    low_confidence: LowConfidenceSpec | None = None
+    """Escalate successful answers of low confidence as well."""
 
 
 class ReviewSpec(Spec):
@@ -167,6 +198,32 @@ class ReviewSpec(Spec):
     """The stronger model, which improves the draft."""
     draft: Name
     """The cheaper model, which writes the draft."""
+
+
+class WhenSpec(Spec):
+    """What a condition asks of a run; all of it must hold."""
+
+    risk: (
+        Annotated[list[Literal["low", "normal", "high"]], _checked(_listed), Field(min_length=1), _RISK_SCHEMA] | None
+    ) = None
+    """`high`, or a list of risks: of the call, else of its task."""
+    input_tokens: Annotated[Any, _checked(_limits), WithJsonSchema(_TOKENS_SCHEMA)] | None = None
+    """Limits of the estimated input, such as `">= 20000"`."""
+    labels: dict[Name, Annotated[str, Field(max_length=200)]] = {}
+    """Labels that the call's task has, with these values."""
+    tools: bool | None = None
+    """Whether the request offers tools."""
+
+
+class ConditionSpec(Spec):
+    """Candidates of their own for the runs that a condition matches."""
+
+    when: WhenSpec
+    """What must hold."""
+    candidates: Names | None = None
+    """Tiers, named models or model names, best-liked first; default the task's own."""
+    review: bool | None = None
+    """Whether the task's review applies; by default it does for runs of high risk."""
 
 
 class Common(Spec):
@@ -210,6 +267,17 @@ class Common(Spec):
     """Score from which a check counts as passed; default 1."""
     ladder: LadderSpec | None = None
     """How one run escalates."""
+    conditions: Annotated[list[ConditionSpec], Field(min_length=1, max_length=50)] | None = None
+    """In order, the first that matches: which candidates take these runs instead of the route's."""
+    raise_max_tokens: bool | None = None
+    """Raise a request's token limit that would cut what the task usually needs; default false: a warning only."""
+
+
+class Defaults(Common):
+    """Settings of every task that does not set them itself."""
+
+    model: Name | None = None
+    """What `model="auto"` means where no task says more, and when routing fails; default the first candidate."""
 
 
 class TaskSpec(Common):
@@ -226,7 +294,9 @@ class TaskSpec(Common):
     ] = Field(default=None, alias="schema")
     """A JSON Schema that answers must hold, or the path of a file that holds one; implies `expects: json`."""
     review: ReviewSpec | None = None
-    """Draft by one model, improvement by a stronger one."""
+    """Draft by one model, improvement by a stronger one: for runs of high risk, or where a condition says so."""
+    route: bool | None = None
+    """`false`: `model="auto"` takes the first candidate, and nothing is drawn, escalated or shadowed; default true."""
 
 
 class ModelEntry(Spec):
@@ -237,7 +307,11 @@ class ModelEntry(Spec):
     upstream: Name | None = None
     """Name of a client given as `instrument(client, upstreams={...})`; default the instrumented client."""
     params: dict[str, Any] = {}
-    """Request parameters that belong to this candidate."""
+    """Request parameters that belong to this candidate; they win over the caller's, and null takes one away."""
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2000)] | None = None
+    """The address of another server that speaks the same API."""
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)] | None = None
+    """The environment variable with the key for `base_url`; the client's own key is never sent there."""
 
 
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -264,7 +338,7 @@ class PolicySpec(Spec):
     """Named candidates, where a bare model name is not enough."""
     prices: dict[Name, PriceEntry] = {}
     """Price overrides by model, USD per million tokens."""
-    defaults: Common = Common()
+    defaults: Defaults = Defaults()
     """Settings of every task that does not set them itself."""
     tasks: dict[Name, TaskSpec] = {}
     """Policies by task name; "*" is for tasks nobody named."""

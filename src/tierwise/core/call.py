@@ -132,6 +132,17 @@ class CheckResult:
     passed: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """What a shadow call says beside the call whose prompt it shared: that call's candidate, and the pair's sums.
+
+    `sums` are those of `core.pairs.PairSums`, in the order of its fields.
+    """
+
+    candidate: str
+    sums: tuple[float, ...]
+
+
 @quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
@@ -171,6 +182,8 @@ class Call:
     propensity: float | None = None
     trace_id: int = 0
     span_id: int = 0
+    pair: Pair | None = None
+    """Of a shadow call."""
 
     @property
     def task(self) -> str:
@@ -216,6 +229,7 @@ class Run:
 
 # What is made on every call; see `records.maker`.
 make_usage: Final = maker(Usage)
+make_context: Final = maker(TaskContext)
 make_request: Final = maker(Request)
 make_answer: Final = maker(Answer)
 make_call: Final = maker(Call)

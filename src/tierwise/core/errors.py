@@ -5,6 +5,7 @@
     - `StoreError`: the embedded store cannot be opened, read or written
     - `EvidenceError`: evidence is missing, partial or cannot be read
     - `RouteError`: the route file is broken, locked or changed under us
+    - `ReceiptError`: a receipt is none, forged, too old, or cannot be made
 """
 
 from __future__ import annotations
@@ -28,3 +29,7 @@ class EvidenceError(TierwiseError):
 
 class RouteError(TierwiseError):
     """The route file is broken, locked, or has changed since it was read."""
+
+
+class ReceiptError(TierwiseError):
+    """A receipt is none, is forged, damaged or too old, or there is none for a response."""

@@ -39,13 +39,27 @@ class GuardrailMetric:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ladder:
-    """How one run escalates: after which outcomes, what local clean-up is allowed, how far."""
+    """How one run escalates: after which outcomes or at what low confidence, what local clean-up is allowed, how far."""
 
     escalate_on: tuple[str, ...] = ()
     cleanup: tuple[str, ...] = ()
     max_rungs: int = 3
     budget_usd: float | None = None
     deadline_s: float | None = None
+    min_check_score: float | None = None
+    """A successful answer escalates when one of its checks scores below this."""
+    confidence_field: str | None = None
+    """Where in a JSON answer the model states its confidence, dots between the steps."""
+    min_confidence: float | None = None
+    """A successful answer escalates when that field is below this, or is not there."""
+    min_mean_logprob: float | None = None
+    """A successful answer escalates when the mean log probability of its tokens is below this, where it is known."""
+
+    @property
+    def acts(self) -> bool:
+        """Whether anything but an error makes a run go on, or its answer be cleaned."""
+        least = (self.min_check_score, self.min_confidence, self.min_mean_logprob)
+        return bool(self.escalate_on or self.cleanup) or any(limit is not None for limit in least)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +68,25 @@ class Review:
 
     model: str
     draft: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """Which candidates take the runs that it matches; all that it names must hold, nothing named always holds."""
+
+    candidates: tuple[str, ...] = ()
+    """Best-liked first; empty: the task's own."""
+    risk: tuple[Risk, ...] = ()
+    """One of these."""
+    min_input_tokens: int | None = None
+    max_input_tokens: int | None = None
+    """Limits of the estimated input, both included."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of `tierwise.task(labels=...)` with these values."""
+    tools: bool | None = None
+    """Whether the request offers tools."""
+    review: bool | None = None
+    """Whether the task's review applies; `None`: as the risk says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +125,12 @@ class TaskPolicy:
     check_threshold: float = 1.0
     ladder: Ladder = field(default_factory=Ladder)
     review: Review | None = None
+    conditions: tuple[Condition, ...] = ()
+    """In order; the first that matches decides instead of the route."""
+    route: bool = True
+    """False: `model="auto"` takes the first candidate, and nothing is drawn, escalated or shadowed."""
+    raise_max_tokens: bool = False
+    """A token limit of the caller's that would cut what the task usually needs is raised."""
 
     @property
     def needs_proof(self) -> bool:
@@ -107,6 +146,10 @@ class ModelSpec:
     model: str
     upstream: str | None = None
     params: Mapping[str, object] = field(default_factory=dict)
+    base_url: str | None = None
+    """Another address than the instrumented client's, for servers that speak the same API."""
+    api_key_env: str | None = None
+    """The environment variable with the key for `base_url`; the client's own key is never sent there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +163,14 @@ class Policy:
     models: Mapping[str, ModelSpec] = field(default_factory=dict)
     prices: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     path: str | None = None
+    default_model: str | None = None
+    """What `model="auto"` means where no task, route or candidate says more, and when routing fails."""
+
+    @property
+    def first_candidates(self) -> tuple[str, ...]:
+        """Every candidate of every task, best-liked first, those of `"*"` before the others."""
+        tasks = (self.default, *self.tasks.values())
+        return tuple(dict.fromkeys(name for task in tasks if task is not None for name in task.candidates))
 
     def for_task(self, task: str) -> TaskPolicy | None:
         """The policy of a task, else that of `"*"`, else `None`."""

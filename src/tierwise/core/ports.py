@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tierwise.core.call import Call, Content, Request, Run, TaskContext
 from tierwise.core.cost import Rates
+from tierwise.core.route import Draw
+
+if TYPE_CHECKING:
+    from tierwise.core.receipt import Verdict
 
 ParseJson = Callable[[str], object]
 """Strict RFC 8259 parser: returns the value, raises `ValueError` for anything else (NaN, trailing text, depth over 200)."""
@@ -40,10 +44,27 @@ class PriceBook(Protocol):
         ...
 
 
-class Sink(Protocol):
-    """Receives finished calls and runs in batches on the worker's thread."""
+class Router(Protocol):
+    """Says where the runs of `model="auto"` go. May raise; the call then goes to the default model."""
 
-    def write(self, batch: Sequence[Call | Run]) -> None:
+    @property
+    def configured(self) -> bool:
+        """Whether there is anything to route by: else `auto` is a model's name as any other."""
+        ...
+
+    def draw(self, context: TaskContext, body: Mapping[str, Any], run_id: str) -> Draw | None:
+        """What a run starts with, the same for the same run id and route table; `None` where nothing is known."""
+        ...
+
+    def challenger(self, draw: Draw, run_id: str) -> str | None:
+        """The candidate that gets the run's prompt as well, in its shadow; `None` for most runs."""
+        ...
+
+
+class Sink(Protocol):
+    """Receives finished calls, runs and verdicts in batches on the worker's thread."""
+
+    def write(self, batch: Sequence[Call | Run | Verdict]) -> None:
         """Record a batch; may raise, the worker counts and logs it."""
         ...
 
@@ -115,6 +136,18 @@ class Recorder(Protocol):
 
     def finish_run(self, run: Run) -> None:
         """Queue a finished run of several calls."""
+        ...
+
+    def feedback(self, verdict: Verdict, *, counted: bool = True) -> None:
+        """Queue a verdict on a call; `counted` is false for one that has been counted before."""
+        ...
+
+    def start_run(self, context: TaskContext, started_at_ns: int) -> Span:
+        """Start the INTERNAL span of a run, the parent of its calls' spans."""
+        ...
+
+    def end_run(self, span: Span, run: Run | None) -> None:
+        """End a run's span with what became of it; `None`: not one call was recorded."""
         ...
 
     def internal_error(self, where: str, error: BaseException) -> None:

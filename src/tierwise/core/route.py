@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 
+from tierwise.core.call import Arm
+from tierwise.core.policy import Ladder, Review
 from tierwise.core.records import dataclass
 
 
@@ -50,3 +52,33 @@ class RouteTable:
     version: int = 0
     updated_at: int = 0
     routes: Mapping[str, Route] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """What a run starts with at rung 0, and where it may go on to.
+
+    `propensity` is the probability with which the arm was drawn; `None` where nothing was drawn (arm `pinned`).
+    """
+
+    task: str
+    candidate: str
+    arm: Arm
+    propensity: float | None = None
+    version: int = 0
+    """Version of the route table."""
+    fallbacks: tuple[str, ...] = ()
+    """Candidates that take over after an error, in order."""
+    rungs: tuple[str, ...] = ()
+    """Candidates that a run escalates to, in order."""
+    ladder: Ladder = field(default_factory=Ladder)
+    review: Review | None = None
+    shadow: float = 0.0
+    """Share of the runs whose prompt a challenger gets as well."""
+    shadow_budget_usd_per_day: float | None = None
+    challengers: tuple[str, ...] = ()
+    """Who may be asked in the shadow of this run."""
+    several: bool = False
+    """The run may have several calls, or its answer be cleaned, for other reasons than an error."""
+    raise_max_tokens: bool = False
+    """A token limit that would cut what the task usually needs may be raised."""

@@ -17,6 +17,7 @@ from tierwise.instrument.dialects.base import Dialect, Endpoint, Reading
 from tierwise.instrument.guard import quietly, tell
 from tierwise.instrument.hook import Hook, Wiring
 from tierwise.instrument.litellm import default_base, provider_named, readable, stated_cost
+from tierwise.instrument.marks import put, put_beside
 from tierwise.instrument.observation import Observation, current, enter, leave
 from tierwise.instrument.providers import STREAM_USAGE
 from tierwise.instrument.proxies import observed_awaitable, observed_coroutine, observed_stream, taken
@@ -331,6 +332,7 @@ def _settle(observation: Observation, result: Any) -> Any:
     if cost is not None:
         observation.cost_header = cost
     observation.answered(readable(result))
+    put_beside(result, observation)
     return result
 
 
@@ -356,5 +358,6 @@ def _stream(observation: Observation, result: Any) -> Any:
     if hasattr(result, "_iterator") and (hasattr(response, "iter_bytes") or hasattr(response, "aiter_bytes")):
         attach(result, observation)
         if observation.stream_attached:
+            put(result, observation)
             return result
     return observed_stream(result, observation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import marshal
 from collections.abc import Callable, Mapping
+from dataclasses import field
 from typing import Any, Final, cast
 
 from tierwise.core.call import UNASSIGNED
@@ -12,14 +13,19 @@ from tierwise.core.checks import Check
 from tierwise.core.cost import Rates
 from tierwise.core.epoch import epoch_of
 from tierwise.core.outcome import Expectation
-from tierwise.core.policy import TaskPolicy
-from tierwise.core.ports import CompileSchema, IsJson, ParseJson, PriceBook, Recorder, SchemaCheck
+from tierwise.core.policy import ModelSpec, TaskPolicy
+from tierwise.core.ports import CompileSchema, IsJson, ParseJson, PriceBook, Recorder, Router, SchemaCheck
 from tierwise.core.records import dataclass
 from tierwise.instrument.dialects import dialect_for
 from tierwise.instrument.dialects.base import Endpoint
+from tierwise.instrument.drawing import AUTO, QuickRun, routed_run
 from tierwise.instrument.guard import listen
+from tierwise.instrument.ladder import RoutedRun
+from tierwise.instrument.lanes import Lane, Lanes
+from tierwise.instrument.limits import OutputLimits
 from tierwise.instrument.observation import RAW_RESPONSE_HEADER, Observation, current
 from tierwise.instrument.providers import STREAM_USAGE, provider_of
+from tierwise.instrument.shadow import Shadows
 
 _MAX_CACHED: Final = 4096
 
@@ -38,6 +44,18 @@ class Wiring:
     candidate_params: Mapping[str, Mapping[str, object]]
     stream_usage: bool | None = None
     wait_for_prices: Callable[[], object] | None = None
+    router: Router | None = None
+    """Where the runs of `model="auto"` go; `None`: that is a model's name as any other."""
+    models: Mapping[str, ModelSpec] = field(default_factory=dict)
+    """Named candidates of the policy."""
+    upstreams: Mapping[str, Any] = field(default_factory=dict)
+    """Clients that candidates may name."""
+    default_model: str | None = None
+    """The candidate that the policy names for the case that nothing else says more."""
+    first_candidates: tuple[str, ...] = ()
+    """Candidates of the policy in order, those of `"*"` first."""
+    limits: OutputLimits = field(default_factory=OutputLimits)
+    shadows: Shadows = field(default_factory=Shadows)
 
 
 class SchemaCache:
@@ -78,9 +96,12 @@ class Hook:
         "_last_epoch",
         "_last_epochs",
         "_limits",
+        "default_model",
         "endpoint",
         "first_party",
+        "lanes",
         "original_class",
+        "own_lanes",
         "recorder",
         "schemas",
         "task",
@@ -94,6 +115,10 @@ class Hook:
         listen(self.recorder)
         self.task = task or UNASSIGNED
         self.original_class = original_class
+        self.lanes = Lanes()
+        self.own_lanes: dict[str, Lane] = {}
+        self.default_model = _default_model(wiring)
+        """The request model that stands for `auto` after a fault of ours: one of this client's own."""
         self._set_endpoint(base_url)
         self.schemas = SchemaCache(wiring.compile_schema, wiring.recorder.internal_error)
         self._epochs: dict[tuple[Any, ...], str] = {}
@@ -111,10 +136,15 @@ class Hook:
 
     def for_copy(self, base_url: Any) -> Hook:
         """The hook of a copied client, whose base URL may differ."""
-        return Hook(wiring=self.wiring, base_url=base_url, task=self.task, original_class=self.original_class)
+        made = Hook(wiring=self.wiring, base_url=base_url, task=self.task, original_class=self.original_class)
+        made.lanes = self.lanes
+        return made
 
-    def begin(self, options: Any, stream: bool, client: Any) -> Observation | None:
-        """Start observing a request of `client`; `None` for requests that are not inference."""
+    def begin(self, options: Any, stream: bool, client: Any) -> Observation | RoutedRun | QuickRun | None:
+        """Start observing a request of `client`, or a run of several; `None` for requests that are not inference.
+
+        Raises `RouteError` for `model="auto"` where routing is set up and nothing is known of the task.
+        """
         outer = current.get()
         if outer is not None and outer.covers and not outer.ended:
             return None  # a client of another make is at work inside its own call
@@ -128,6 +158,10 @@ class Hook:
         extra = options.extra_json
         if extra is not None and isinstance(extra, Mapping):
             body = {**body, **extra}
+        if body.get("model") == AUTO and dialect.expects_answer:
+            router = self.wiring.router
+            if router is not None and router.configured:
+                return routed_run(self, dialect, options, body, bool(stream), raw_mode_of(options))
         return Observation(self, dialect, body, bool(stream), raw_mode_of(options))
 
     def plain_expectation(self, max_tokens: int | None, *, expects_json: bool) -> Expectation:
@@ -165,6 +199,19 @@ class Hook:
             if len(self._last_epochs) < _MAX_CACHED:
                 self._last_epochs[candidate, prompt_version] = found
         return found
+
+
+def _default_model(wiring: Wiring) -> str | None:
+    names = (wiring.default_model, *wiring.first_candidates)
+    for name in names:
+        if name is None:
+            continue
+        spec = wiring.models.get(name)
+        if spec is None:
+            return name
+        if spec.upstream is None and spec.base_url is None:
+            return spec.model
+    return None
 
 
 def raw_mode_of(options: Any) -> str | None:

@@ -11,15 +11,17 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from tierwise.core.call import Answer, Call, Request, TaskContext, Try, make_call
+from tierwise.core.call import Answer, Arm, Call, Request, TaskContext, Try, make_call
 from tierwise.core.cost import Cost, Rates, cost_of, provider_cost
 from tierwise.core.outcome import Choice, Judgement, outcome_of_error
+from tierwise.core.records import dataclass, maker, quick
 from tierwise.instrument.background import open_responses
 from tierwise.instrument.content import content_of
 from tierwise.instrument.context import RunState, current_scope, effective_context
 from tierwise.instrument.dialects.base import Dialect, Endpoint, Reading, StreamReader
-from tierwise.instrument.guard import tell
+from tierwise.instrument.guard import quietly, tell
 from tierwise.instrument.judging import LatePrice, json_expected, judge_reading
+from tierwise.instrument.marks import Mark, fill
 
 if TYPE_CHECKING:
     from tierwise.instrument.hook import Hook
@@ -31,6 +33,24 @@ _UNREAD: Final = Reading(answer=Answer(), usage=None, choices=(Choice(has_other_
 
 current: ContextVar[Observation | None] = ContextVar("tierwise_observation", default=None)
 """The call whose request is being sent on this thread or task; set only while `request` runs."""
+
+
+@quick
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routed:
+    """What routing says of one call: who is asked, as which arm, in which run."""
+
+    candidate: str
+    arm: Arm
+    version: int
+    propensity: float | None
+    context: TaskContext
+    run: RunState | None
+    ended: Callable[[Observation, Call, Reading, BaseException | None], Call] | None = None
+    """Told of the finished call before it is recorded; gives the call to record."""
+
+
+make_routed: Final = maker(Routed)
 
 Entered = tuple[Token["Observation | None"], object]
 
@@ -84,10 +104,14 @@ class Observation:
         "hook",
         "http_response",
         "last_at",
+        "made",
+        "mark",
         "parsed",
         "raw_mode",
+        "reading",
         "request",
         "retries",
+        "routed",
         "run",
         "rung",
         "span",
@@ -107,13 +131,23 @@ class Observation:
         stream: bool,
         raw_mode: str | None = None,
         endpoint: Endpoint | None = None,
+        routed: Routed | None = None,
     ) -> None:
         self.hook, self.dialect, self.stream, self.body, self.raw_mode = hook, dialect, stream, body, raw_mode
         self.request: Request = dialect.request(body, endpoint or hook.endpoint, stream=stream)
-        scope = current_scope()
-        self.context: TaskContext = effective_context(scope, hook.task)
-        self.run: RunState | None = scope.run if scope is not None else None
+        self.routed = routed
+        if routed is None:
+            scope = current_scope()
+            self.context: TaskContext = effective_context(scope, hook.task)
+            self.run: RunState | None = scope.run if scope is not None else None
+        else:
+            self.context, self.run = routed.context, routed.run
         self.rung = 0
+        self.made: Call | None = None
+        """The finished call, of a routed one only: whether to go on depends on it."""
+        self.mark: Mark | None = None
+        """What the response carries; made when the call ends, or when its stream is handed out."""
+        self.reading: Reading | None = None
         self._once = [True]
         self._recorded = False
         self.http_response: Any = None
@@ -261,9 +295,10 @@ class Observation:
         if self._recorded:
             return
         self._recorded = True
-        request = self.request
+        request, routed = self.request, self.routed
+        candidate = request.model if routed is None else routed.candidate
         try:
-            epoch = self.hook.epoch(request.model, None, None, self.context.prompt_version)
+            epoch = self.hook.epoch(candidate, None, None, self.context.prompt_version)
         except Exception:  # noqa: BLE001 - the fault that brought us here is the one that is told
             epoch = ""
         outcome = (
@@ -276,15 +311,20 @@ class Observation:
             context=self.context,
             answer=Answer(),
             outcome=outcome,
-            candidate=request.model,
+            candidate=candidate,
             epoch=epoch,
             started_at_ns=self.started_at_ns,
             duration_s=time.perf_counter() - self.t0,
             error_type=None if error is None or outcome == "cancelled" else type(error).__name__,
             retries=self.retries,
+            arm="pinned" if routed is None else routed.arm,
             rung=self.rung,
+            route_version=None if routed is None else routed.version,
+            propensity=None if routed is None else routed.propensity,
             expects_json=self.expects_json,
         )
+        self.made = call if routed is not None else None
+        quietly(self.hook.recorder, "mark", fill, self, call, None)
         try:
             self.hook.recorder.finish(self.span, call)
         finally:
@@ -310,7 +350,8 @@ class Observation:
         judgement = self._judge(reading, error, streamed=streamed, abandoned=abandoned)
         if isinstance(error, Exception) and self.parsed is None and not reading.choices:
             self._last_try_failed(error)
-        answer, hook, request = reading.answer, self.hook, self.request
+        answer, hook, request, routed = reading.answer, self.hook, self.request, self.routed
+        candidate = request.model if routed is None else routed.candidate
         usage = reading.usage
         if self.cost_header is not None and usage is not None and usage.provider_cost_usd is None:
             usage = replace(usage, provider_cost_usd=self._header_cost())
@@ -323,8 +364,8 @@ class Observation:
             self.context,
             answer,
             judgement.outcome,
-            request.model,  # candidate
-            hook.epoch(request.model, answer.model, rates, self.context.prompt_version),
+            candidate,
+            hook.epoch(candidate, answer.model, rates, self.context.prompt_version),
             self.started_at_ns,
             ended - self.t0,
             self._error_type(reading, error, judgement),
@@ -341,16 +382,21 @@ class Observation:
             first_at - self.t0 if first_at else None,
             (self.last_at - first_at) / (chunks - 1) if chunks > 1 else None,
             chunks,
-            "pinned",  # arm
+            "pinned" if routed is None else routed.arm,
             self.rung,
-            None,  # route_version
-            None,  # propensity
+            None if routed is None else routed.version,
+            None if routed is None else routed.propensity,
             trace_id,
             span_id,
         )
+        if routed is not None:
+            if routed.ended is not None:
+                call = routed.ended(self, call, reading, error)
+            self.made, self.reading = call, reading
         pending = not hook.wiring.prices.ready and (usage is not None and cost is None)
         content = content_of(self.body, reading.choices) if hook.recorder.captures_content else None
         price_later = LatePrice(self) if pending else None
+        fill(self, call, self if pending else None)
         self._recorded = True
         try:
             hook.recorder.finish(self.span, call, price_later=price_later, content=content)

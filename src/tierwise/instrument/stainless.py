@@ -14,11 +14,15 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from tierwise.core.errors import ConfigError
+from tierwise.core.errors import ConfigError, RouteError
 from tierwise.instrument.background import open_response, open_responses
+from tierwise.instrument.drawing import QuickRun
 from tierwise.instrument.guard import quietly, tell
 from tierwise.instrument.hook import Hook, Wiring, raw_mode_of
+from tierwise.instrument.lanes import making
+from tierwise.instrument.marks import put
 from tierwise.instrument.observation import Observation, current, enter, leave
+from tierwise.instrument.routed import quick_async, quick_sync, route_async, route_sync, with_default_model
 from tierwise.instrument.streams import attach, can_hide, not_taken_in, observed_class, watch_response
 
 _log = logging.getLogger("tierwise")
@@ -40,14 +44,21 @@ def instrument(client: Any, wiring: Wiring, task: str | None) -> None:
         raise ConfigError(
             f"cannot instrument {type(client).__name__}: it has no request() and base_url; pass an OpenAI client"
         )
+    if making.get():
+        return  # a lane's client, which is observed with a hook of its own
     original = getattr(type(client), _BARE, type(client))
-    client.__dict__[_HOOK] = Hook(wiring=wiring, base_url=client.base_url, task=task, original_class=original)
-    if type(client) is original:
-        client.__class__ = _observed_class(original)
+    observe_with(client, Hook(wiring=wiring, base_url=client.base_url, task=task, original_class=original))
     patched = client.__dict__.get("request")
     if patched is not None and not hasattr(patched, _PATCHED):
         # Somebody put a function of his own over the class's: his stays inside ours.
         client.__dict__["request"] = _around(client, patched)
+
+
+def observe_with(client: Any, hook: Hook) -> None:
+    """Observe a client's calls by a hook."""
+    client.__dict__[_HOOK] = hook
+    if type(client) is hook.original_class:
+        client.__class__ = _observed_class(hook.original_class)
 
 
 def uninstrument(client: Any) -> bool:
@@ -122,89 +133,117 @@ def _override(made: type, original: type, name: str, maker: Any) -> None:
 def _sync_request(owner: Any) -> Any:
     def request(self: Any, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         hook: Hook | None = self.__dict__.get(_HOOK)
-        bare = owner.request
-        observation = collecting = None
+        observation: Any = None
+        collecting = None
         if hook is not None:
             try:
                 observation = hook.begin(options, stream, self)
                 if observation is None:
                     collecting = _collecting(options)
+            except RouteError:
+                raise
             except Exception as fault:  # noqa: BLE001
+                options = with_default_model(hook, options)
                 tell(hook.recorder, "begin", fault)
         if observation is None:
             if hook is None or collecting is None:
-                return bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
+                return owner.request(self, cast_to, options, stream=stream, stream_cls=stream_cls)
             try:
-                result = bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
+                result = owner.request(self, cast_to, options, stream=stream, stream_cls=stream_cls)
             except BaseException:
                 quietly(hook.recorder, "collected", open_responses.keep, *collecting)
                 raise
             quietly(hook.recorder, "collected", _collected, collecting[1], options, result, stream)
             return result
-        try:
-            options, stream_cls = _observed(observation, options, stream_cls)
-        except Exception as fault:  # noqa: BLE001
-            observation.hide_usage = False  # it was not asked for
-            tell(observation.hook.recorder, "options", fault)
-        entered = enter(observation)
-        try:
-            result = bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
-        except BaseException as error:
-            leave(observation, entered)
-            quietly(observation.hook.recorder, "failed", observation.failed, error)
-            raise
-        leave(observation, entered)
-        try:
-            _returned(observation, result)
-        except Exception as fault:  # noqa: BLE001
-            not_taken_in(observation, result, fault)
-        return result
+        if observation.__class__ is not Observation:
+            route = quick_sync if observation.__class__ is QuickRun else route_sync
+            return route(_send, owner, self, observation, cast_to, options, stream_cls)
+        return _send(owner, self, observation, cast_to, options, stream, stream_cls)
 
     return request
+
+
+def _send(
+    owner: Any, client: Any, observation: Observation, cast_to: Any, options: Any, stream: bool, stream_cls: Any
+) -> Any:
+    """Send one observed call. Never raises but what the client does."""
+    try:
+        options, stream_cls = _observed(observation, options, stream_cls)
+    except Exception as fault:  # noqa: BLE001
+        observation.hide_usage = False  # it was not asked for
+        tell(observation.hook.recorder, "options", fault)
+    entered = enter(observation)
+    try:
+        result = owner.request(client, cast_to, options, stream=stream, stream_cls=stream_cls)
+    except BaseException as error:
+        leave(observation, entered)
+        quietly(observation.hook.recorder, "failed", observation.failed, error)
+        raise
+    leave(observation, entered)
+    try:
+        _returned(observation, result)
+    except Exception as fault:  # noqa: BLE001
+        not_taken_in(observation, result, fault)
+    put(result, observation)
+    return result
 
 
 def _async_request(owner: Any) -> Any:
     async def request(self: Any, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         hook: Hook | None = self.__dict__.get(_HOOK)
-        bare = owner.request
-        observation = collecting = None
+        observation: Any = None
+        collecting = None
         if hook is not None:
             try:
                 observation = hook.begin(options, stream, self)
                 if observation is None:
                     collecting = _collecting(options)
+            except RouteError:
+                raise
             except Exception as fault:  # noqa: BLE001
+                options = with_default_model(hook, options)
                 tell(hook.recorder, "begin", fault)
         if observation is None:
             if hook is None or collecting is None:
-                return await bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
+                return await owner.request(self, cast_to, options, stream=stream, stream_cls=stream_cls)
             try:
-                result = await bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
+                result = await owner.request(self, cast_to, options, stream=stream, stream_cls=stream_cls)
             except BaseException:
                 quietly(hook.recorder, "collected", open_responses.keep, *collecting)
                 raise
             quietly(hook.recorder, "collected", _collected, collecting[1], options, result, stream)
             return result
-        try:
-            options, stream_cls = _observed(observation, options, stream_cls)
-        except Exception as fault:  # noqa: BLE001
-            observation.hide_usage = False  # it was not asked for
-            tell(observation.hook.recorder, "options", fault)
-        entered = enter(observation)
-        try:
-            result = await bare(self, cast_to, options, stream=stream, stream_cls=stream_cls)
-        except BaseException as error:
-            leave(observation, entered)
-            quietly(observation.hook.recorder, "failed", observation.failed, error)
-            raise
-        leave(observation, entered)
-        try:
-            _returned(observation, result)
-        except Exception as fault:  # noqa: BLE001
-            not_taken_in(observation, result, fault)
-        return result
+        if observation.__class__ is not Observation:
+            route = quick_async if observation.__class__ is QuickRun else route_async
+            return await route(_send_async, owner, self, observation, cast_to, options, stream_cls)
+        return await _send_async(owner, self, observation, cast_to, options, stream, stream_cls)
 
     return request
+
+
+async def _send_async(
+    owner: Any, client: Any, observation: Observation, cast_to: Any, options: Any, stream: bool, stream_cls: Any
+) -> Any:
+    """Send one observed call. Never raises but what the client does."""
+    try:
+        options, stream_cls = _observed(observation, options, stream_cls)
+    except Exception as fault:  # noqa: BLE001
+        observation.hide_usage = False  # it was not asked for
+        tell(observation.hook.recorder, "options", fault)
+    entered = enter(observation)
+    try:
+        result = await owner.request(client, cast_to, options, stream=stream, stream_cls=stream_cls)
+    except BaseException as error:
+        leave(observation, entered)
+        quietly(observation.hook.recorder, "failed", observation.failed, error)
+        raise
+    leave(observation, entered)
+    try:
+        _returned(observation, result)
+    except Exception as fault:  # noqa: BLE001
+        not_taken_in(observation, result, fault)
+    put(result, observation)
+    return result
 
 
 def _observed(observation: Observation, options: Any, stream_cls: Any) -> tuple[Any, Any]:

@@ -1,7 +1,8 @@
-"""Routes on disk: the route file, its lock, and the watcher that keeps the last good table."""
+"""Routes: the file, its lock, the watcher that keeps the last good table, and the router that draws the runs."""
 
 from __future__ import annotations
 
+from tierwise.routing.arms import choose
 from tierwise.routing.files import locked, owner_folder, replace_file
 from tierwise.routing.routefile import (
     RouteChangedError,
@@ -14,10 +15,13 @@ from tierwise.routing.routefile import (
     update_table,
     write_table,
 )
+from tierwise.routing.router import Router
 
 __all__ = [
     "RouteChangedError",
     "RouteWatcher",
+    "Router",
+    "choose",
     "locked",
     "owner_folder",
     "read_table",

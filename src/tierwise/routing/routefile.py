@@ -8,6 +8,7 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ MAX_NAME: Final = 200
 MAX_ITEMS: Final = 50
 MAX_TASKS: Final = 10_000
 _MAX_TIME: Final = 1 << 40
+_LARGE: Final = 64 << 10
 
 _log = logging.getLogger("tierwise")
 
@@ -294,10 +296,22 @@ class RouteWatcher:
     """The table in force: reloads when the file's mtime, inode or size changes, keeps the last good one when broken.
 
     A look costs one `stat` at most every `interval_s` seconds. A missing file after a good one is treated as broken
-    (a mount that went away must not change routes). Each broken content is logged once.
+    (a mount that went away must not change routes). Each broken content is logged once. A file of more than 64 KiB is
+    read by a thread of its own, but for the first look: no call waits for it.
     """
 
-    __slots__ = ("_clock", "_interval_s", "_lock", "_next", "_path", "_seen", "_table", "problem")
+    __slots__ = (
+        "__weakref__",
+        "_clock",
+        "_interval_s",
+        "_lock",
+        "_looked",
+        "_next",
+        "_path",
+        "_seen",
+        "_table",
+        "problem",
+    )
 
     def __init__(self, path: Path, *, interval_s: float = 0.25, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
@@ -307,32 +321,60 @@ class RouteWatcher:
         self._next = -math.inf
         self._seen: tuple[int, int, int] | None = None
         self._table = RouteTable()
+        self._looked = False
         self.problem: str | None = None
         """Why the file is not in force at present, else `None`."""
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_forgetting(weakref.WeakMethod(self._after_fork)))
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()  # a thread of the parent may hold the old one
 
     def current(self) -> RouteTable:
         """The last good table; never raises, never waits for another thread."""
         now = self._clock()
         if now >= self._next and self._lock.acquire(blocking=False):
+            elsewhere = False
             try:
                 self._next = now + self._interval_s
-                self._look()
+                size = self._changed()
+                if size is not None:
+                    elsewhere = self._looked and size > _LARGE and self._read_elsewhere()
+                    if not elsewhere:
+                        self._read()
+                self._looked = True
             finally:
-                self._lock.release()
+                if not elsewhere:
+                    self._lock.release()
         return self._table
 
-    def _look(self) -> None:
+    def _changed(self) -> int | None:
+        """The size of the file when there is other content than what was seen last."""
         try:
-            seen = _identity(os.stat(self._path))
+            status = os.stat(self._path)
+            return status.st_size if _identity(status) != self._seen else None
         except FileNotFoundError:
             if self._seen is not None:
                 self._broken(None, f"{self._path}: is gone; the last good routes stay in force")
-            return
         except OSError as error:
             self._broken(None, f"{self._path}: {error.strerror}; the last good routes stay in force")
-            return
-        if seen == self._seen:
-            return
+        return None
+
+    def _read_elsewhere(self) -> bool:
+        """Have a thread read a large file; it frees the lock. False where this thread has to."""
+        try:
+            threading.Thread(target=self._read_and_free, name="tierwise-routes", daemon=True).start()
+        except RuntimeError:  # the interpreter is ending
+            return False
+        return True
+
+    def _read_and_free(self) -> None:
+        try:
+            self._read()
+        finally:
+            self._lock.release()
+
+    def _read(self) -> None:
         try:
             with self._path.open("rb") as file:
                 self._seen = _identity(os.fstat(file.fileno()))
@@ -346,6 +388,15 @@ class RouteWatcher:
         if problem != self.problem:
             self.problem = problem
             _log.warning("%s", problem)
+
+
+def _forgetting(method: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:
+    def call() -> None:
+        alive = method()
+        if alive is not None:
+            alive()
+
+    return call
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ from tierwise.core.errors import StoreError
 if TYPE_CHECKING:
     from tierwise.core.call import Call, Run
     from tierwise.core.ports import Sink
+    from tierwise.core.receipt import Verdict
     from tierwise.telemetry.faults import Faults
 
 BATCH: Final = 512
@@ -32,7 +33,7 @@ class Feed:
         self._capacity = capacity
         self._faults = faults
         self._dropped = dropped
-        self._rows: deque[Call | Run] = deque()
+        self._rows: deque[Call | Run | Verdict] = deque()
         self._retry_at = self._write_at = 0.0
         self._backoff_s = _BACKOFF_S[0]
         self._warned = False
@@ -40,7 +41,7 @@ class Feed:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, row: Call | Run) -> None:
+    def add(self, row: Call | Run | Verdict) -> None:
         """Queue one row; dropped and counted when there is no room."""
         if len(self._rows) >= self._capacity:
             self._dropped(1)

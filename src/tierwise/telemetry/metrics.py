@@ -8,7 +8,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import metrics as metrics_api
 from opentelemetry.context import Context
@@ -60,13 +60,6 @@ _EMPTY: Final = Context()
 _tables: dict[int, tuple[weakref.ref[MeterProvider], MetricTable]] = {}
 _proxy_table: list[MetricTable] = []
 _tables_lock = threading.Lock()
-
-
-class Feedback(Protocol):
-    """One verdict of the application, as `worker.FeedbackItem` carries it."""
-
-    @property
-    def key(self) -> FeedbackKey: ...
 
 
 def metric_table(provider: MeterProvider, *, version: str = "", series_limit: int = SERIES_LIMIT) -> MetricTable:
@@ -311,9 +304,9 @@ class MetricTable:
             row.cost += run.cost_usd
             row.cost_squared += run.cost_usd * run.cost_usd
 
-    def record_feedback(self, feedback: Feedback) -> None:
+    def record_feedback(self, key: FeedbackKey) -> None:
         """Record one verdict. The caller holds `lock`."""
-        self._feedback.row(feedback.key).count += 1
+        self._feedback.row(key).count += 1
 
     # --- collection --------------------------------------------------------------------------------------------------
 

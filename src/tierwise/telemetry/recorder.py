@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 from functools import partial
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
@@ -21,7 +21,7 @@ from opentelemetry.trace import (
     TracerProvider,
 )
 
-from tierwise.core.call import Arm, Call, Content, Grade, Request, Run, TaskContext
+from tierwise.core.call import Call, Content, Request, Run, TaskContext
 from tierwise.core.ports import PriceLater
 from tierwise.core.ports import Span as HookSpan
 from tierwise.core.route import RouteTable
@@ -29,19 +29,26 @@ from tierwise.telemetry import semconv as sc
 from tierwise.telemetry.faults import Faults
 from tierwise.telemetry.metrics import MetricTable
 from tierwise.telemetry.quick import SpanStarter
-from tierwise.telemetry.series import clean
+from tierwise.telemetry.series import FeedbackKey, clean
 from tierwise.telemetry.spans import (
     capture_mode,
     content_attributes,
     emit_content,
     emit_evaluation,
     emit_failed_checks,
+    end_run_span,
     end_span,
+    run_start_attributes,
     start_attributes,
+    text,
 )
 from tierwise.telemetry.worker import FeedbackItem, Settle, Worker
 
+if TYPE_CHECKING:
+    from tierwise.core.receipt import Verdict
+
 _CLIENT: Final = SpanKind.CLIENT
+_INTERNAL: Final = SpanKind.INTERNAL
 _LATE_FLUSH_MS: Final = 10_000
 
 
@@ -192,37 +199,51 @@ class TelemetryRecorder:
         """Queue a finished run of several calls."""
         self._put(run)
 
-    def feedback(
-        self,
-        *,
-        accepted: bool,
-        task: str,
-        candidate: str,
-        epoch: str,
-        arm: Arm,
-        rung: int,
-        grade: Grade,
-        provider: str = "",
-        response_id: str | None = None,
-        trace_id: int = 0,
-        span_id: int = 0,
-    ) -> None:
-        """Count the application's verdict on an earlier call and emit it as an evaluation event in that call's span."""
-        span_context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    def start_run(self, context: TaskContext, started_at_ns: int) -> Span:
+        """Start the INTERNAL span of a run, named `run {task}`; Unix nanoseconds."""
+        name = text(f"run {context.name}")
+        return self._tracer.start_span(
+            name, kind=_INTERNAL, attributes=run_start_attributes(context), start_time=started_at_ns
+        )
+
+    def end_run(self, span: HookSpan, run: Run | None) -> None:
+        """End a run's span with what became of it."""
+        end_run_span(cast(Span, span), run)
+
+    def feedback(self, verdict: Verdict, *, counted: bool = True) -> None:
+        """Emit a verdict as an evaluation event in its call's span and hand it to the stores.
+
+        `counted` adds it to `tierwise.feedback`, where it says whether the answer was accepted.
+        """
+        receipt, accepted = verdict.receipt, verdict.accepted
+        span_context = SpanContext(
+            receipt.trace_id, receipt.span_id, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED)
+        )
         context = trace_api.set_span_in_context(NonRecordingSpan(span_context), Context())
+        score, label = verdict.score, None
+        if accepted is not None:
+            label = sc.SCORE_LABEL_ACCEPTED if accepted else sc.SCORE_LABEL_REJECTED
+            score = float(accepted) if score is None else score
 
         def emit() -> None:
             emit_evaluation(
                 self._logger,
                 name=sc.EVALUATION_FEEDBACK,
-                score=1.0 if accepted else 0.0,
-                label=sc.SCORE_LABEL_ACCEPTED if accepted else sc.SCORE_LABEL_REJECTED,
-                response_id=response_id,
+                score=score,
+                label=label,
+                response_id=receipt.response_id,
                 context=context,
+                timestamp_ns=verdict.at_ns or None,
+                explanation=verdict.comment,
             )
 
-        key = (clean(task), provider, clean(candidate), clean(epoch), arm, rung, grade, accepted)
-        self._put(FeedbackItem(key=key, emit=emit))
+        key: FeedbackKey | None = None
+        if counted and accepted is not None:
+            key = (
+                clean(receipt.task), clean(receipt.provider), clean(receipt.candidate), clean(receipt.epoch), receipt.arm,
+                receipt.rung, receipt.grade, accepted,
+            )  # fmt: skip
+        self._put(FeedbackItem(key=key, emit=emit, verdict=verdict))
 
     def show_routes(self, routes: RouteTable | None) -> None:
         """Show the routes in force as `tierwise.route.info`."""

@@ -10,7 +10,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, StatusCode, set_span_in_context
 from opentelemetry.util.types import AnyValue
 
-from tierwise.core.call import Call, Content, Request, TaskContext, Usage
+from tierwise.core.call import Call, Content, Request, Run, TaskContext, Usage
 from tierwise.telemetry import semconv as sc
 from tierwise.telemetry.metrics import error_type_of
 from tierwise.telemetry.quick import set_clean_attributes
@@ -172,8 +172,59 @@ def _set_rest(attributes: Attributes, call: Call) -> None:
         attributes[sc.RUN_ID] = text(call.context.run_id)
     if call.route_version is not None:
         attributes[sc.ROUTE_VERSION] = call.route_version
+        if call.rung == 0:
+            _set_flag(attributes, call)
     if call.propensity is not None:
         attributes[sc.PROPENSITY] = float(call.propensity)
+
+
+def _set_flag(attributes: Attributes, call: Call) -> None:
+    """A route is a feature flag: its task the key, the candidate the variant."""
+    if call.arm == "fallback":
+        reason = sc.FLAG_ERROR
+    elif call.arm == "pinned":
+        reason = sc.FLAG_MATCH
+    else:
+        reason = sc.FLAG_STATIC if call.propensity in (None, 1.0) else sc.FLAG_SPLIT
+    attributes[sc.FEATURE_FLAG_KEY] = text(call.context.name)
+    attributes[sc.FEATURE_FLAG_PROVIDER] = sc.FLAG_PROVIDER
+    attributes[sc.FEATURE_FLAG_VARIANT] = text(call.candidate)
+    attributes[sc.FEATURE_FLAG_REASON] = reason
+    attributes[sc.FEATURE_FLAG_VERSION] = str(call.route_version)
+    if call.context.run_id is not None:
+        attributes[sc.FEATURE_FLAG_CONTEXT] = text(call.context.run_id)
+
+
+def run_start_attributes(context: TaskContext) -> dict[str, str]:
+    """What a run's span starts with."""
+    attributes = {sc.TASK: text(context.name)}
+    if context.run_id is not None:
+        attributes[sc.RUN_ID] = text(context.run_id)
+    if context.risk is not None:
+        attributes[sc.RISK] = context.risk
+    return attributes
+
+
+def end_run_span(span: Span, run: Run | None) -> None:
+    """Set what a run became and end its span at the run's own end."""
+    try:
+        if run is not None and span.is_recording():
+            attributes: Attributes = {
+                sc.OUTCOME: run.outcome,
+                sc.RUN_SUCCESS: run.success,
+                sc.RUN_LENGTH: run.calls,
+                sc.CANDIDATE: text(run.candidate),
+                sc.ARM: run.arm,
+            }
+            if run.cleaned:
+                attributes[sc.RUN_CLEANED] = True
+            if run.cost_usd is not None:
+                attributes |= {sc.COST_AMOUNT: run.cost_usd, sc.COST_CURRENCY: sc.CURRENCY_USD}
+            span.set_attributes(attributes)
+            if run.outcome == "error":
+                span.set_status(StatusCode.ERROR)
+    finally:
+        span.end(None if run is None else run.started_at_ns + max(0, int(run.duration_s * 1e9)))
 
 
 def _set_tokens(attributes: Attributes, usage: Usage) -> None:
@@ -283,18 +334,21 @@ def emit_evaluation(
     logger: Logger,
     *,
     name: str,
-    score: float,
-    label: str,
+    score: float | None,
+    label: str | None,
     response_id: str | None,
     context: Context,
     timestamp_ns: int | None = None,
+    explanation: str | None = None,
 ) -> None:
     """Emit one `gen_ai.evaluation.result` log record."""
-    attributes: dict[str, str | float] = {
-        sc.EVALUATION_NAME: clean(name),
-        sc.EVALUATION_SCORE_VALUE: score,
-        sc.EVALUATION_SCORE_LABEL: label,
-    }
+    attributes: dict[str, str | float] = {sc.EVALUATION_NAME: clean(name)}
+    if score is not None:
+        attributes[sc.EVALUATION_SCORE_VALUE] = score
+    if label is not None:
+        attributes[sc.EVALUATION_SCORE_LABEL] = label
+    if explanation is not None:
+        attributes[sc.EVALUATION_EXPLANATION] = text(explanation)
     if response_id is not None:
         attributes[sc.RESPONSE_ID] = text(response_id)
     logger.emit(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from tierwise.core.ports import PriceLater, Sink
+    from tierwise.core.receipt import Verdict
     from tierwise.telemetry.faults import Faults
     from tierwise.telemetry.metrics import MetricTable
     from tierwise.telemetry.series import FeedbackKey
@@ -34,10 +35,11 @@ Settle = Callable[[Call, "Span", bool], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedbackItem:
-    """One verdict of the application on a call; `emit` sends its log record."""
+    """One verdict of the application on a call; `emit` sends its log record, `key` is its series where it is counted."""
 
-    key: FeedbackKey
+    key: FeedbackKey | None
     emit: Callable[[], None]
+    verdict: Verdict
 
 
 Item = CallItem | Run | FeedbackItem
@@ -180,11 +182,11 @@ class Worker:
                 self._queue.append(item)
             else:
                 self._metrics.count_dropped("metrics")
-                if self._feeds and not isinstance(item, FeedbackItem):
+                if self._feeds:
                     self._drop_rows(1)
                 self._give_up_price(item)
             return
-        if self._feeds and not isinstance(item, FeedbackItem):
+        if self._feeds:
             self._drop_rows(1)
         try:
             if isinstance(item, tuple) and item[2] is not None:
@@ -298,10 +300,10 @@ class Worker:
                 call, span, late = item
                 if late is not None or call.checks:
                     self._settle_safely(call, span, late=late is not None)
-                row: Call | Run = call
+                row: Call | Run | Verdict = call
             elif isinstance(item, FeedbackItem):
                 self._emit_safely(item)
-                continue
+                row = item.verdict
             else:
                 row = item
             for feed in self._feeds:
@@ -331,8 +333,8 @@ class Worker:
             self._metrics.record(item[0], item[1])
         elif isinstance(item, Run):
             self._metrics.record_run(item)
-        else:
-            self._metrics.record_feedback(item)
+        elif item.key is not None:
+            self._metrics.record_feedback(item.key)
 
     def _priced(self, call: Call, price: PriceLater) -> Call:
         try:

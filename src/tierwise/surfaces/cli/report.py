@@ -1,8 +1,7 @@
-"""`tierwise report`: recorded calls and the plan as one self-contained HTML page."""
+"""`tierwise report`: recorded calls, the plan and the audit log as one self-contained HTML page."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import click
@@ -12,17 +11,16 @@ from tierwise.surfaces.cli.common import (
     emit_json,
     json_option,
     nothing_recorded,
-    open_store,
-    probe_tasks,
     read_settings,
     say,
     since_option,
     store_option,
 )
-from tierwise.surfaces.cli.plan import make_plan
+from tierwise.surfaces.cli.plan import tasks_option
 
 
 @click.command("report", epilog="Examples:  tierwise report  |  tierwise report -o june.html --since 30d --title June")
+@tasks_option
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("report.html"), show_default=True,
     metavar="FILE", help="Where to write the page.",
@@ -34,6 +32,8 @@ from tierwise.surfaces.cli.plan import make_plan
 @config_option
 @store_option
 def command(
+    tasks: tuple[str, ...],
+    more_tasks: tuple[str, ...],
     output: Path,
     title: str,
     simulated: bool,
@@ -42,43 +42,43 @@ def command(
     config: str | None,
     store: str | None,
 ) -> None:
-    """Write one HTML page: recommended routes with reasons, models compared, what is not known yet.
+    """Write one HTML page: recommended routes with reasons, charts, models compared, decisions, what is not known yet.
 
-    Everything is inside the file: no script, no network. Only you can read it until you change its permissions.
-    --json prints what the page is made from. Without recorded calls: a message and exit code 2.
+    Everything is inside the file: it asks no network for anything. Only you can read it until you change its
+    permissions. Of more than 60 tasks (all, or those named) the most urgent have a section of their own. --json prints
+    what the page is made from. Without recorded calls: a message and exit code 2.
     """
-    from tierwise.config import is_probe
     from tierwise.surfaces.report import write_report
-    from tierwise.surfaces.summary import pass_table, summarise
+    from tierwise.surfaces.report.models import summaries, verdicts
+    from tierwise.surfaces.report.reading import read_all
 
     settings = read_settings(config, store)
-    made, _ = make_plan(settings, since=since, tasks=None)
-    with open_store(settings) as opened:
-        since_ns = None if since is None else (int(time.time()) - since) * 10**9
-        calls = [call for call in opened.calls(since_ns=since_ns) if not is_probe(call.task, call.session)]
-        probes = probe_tasks(opened)
-    items = [item for item in made.recommendations if item.task not in probes]
-    if not calls and not items:
+    found = read_all(settings, since=since, tasks=(*tasks, *more_tasks))
+    if not found.calls and not found.recommendations:
         raise nothing_recorded(settings)
     path = write_report(
-        calls=calls,
-        recommendations=items,
+        calls=found.calls,
+        recommendations=found.recommendations,
         path=output,
         title=title,
         simulated=simulated,
-        notes=made.notes,
-        generated_at=made.at,
+        notes=found.notes,
+        generated_at=found.at,
         store=str(settings.store_path),
+        sums=found.sums,
+        history=found.history,
+        table_version=found.table_version,
     )
     if as_json:
+        models, _ = summaries(found.sums, found.calls)
         emit_json(
             {
                 "report": path,
-                "models": {name: summary.to_json() for name, summary in summarise(calls).items()},
-                "tasks": pass_table(calls),
-                "recommendations": [item.to_json() for item in items],
+                "models": {name: summary.to_json() for name, summary in models.items()},
+                "tasks": {one.task: verdicts(one) for one in found.sums},
+                "recommendations": [item.to_json() for item in found.recommendations],
             }
         )
         return
     click.echo(path)
-    say(f"{len(items)} tasks, {len(calls):,} calls; open it in a browser")
+    say(f"{len(found.recommendations):,} tasks; open it in a browser")

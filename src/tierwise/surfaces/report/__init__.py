@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page from calls and recommendations; no script, no network."""
+"""The report: one self-contained HTML page from evidence, calls, recommendations and decisions; no network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from tierwise.core.recommendation import Recommendation
 
 if TYPE_CHECKING:
+    from tierwise.advisor import AuditEntry
     from tierwise.evidence import CallRow
+    from tierwise.surfaces.report.sums import TaskSums
 
 
 def write_report(
@@ -23,12 +25,19 @@ def write_report(
     generated_at: int,
     store: str | None = None,
     latency_scale: float = 1.0,
+    sums: Sequence[TaskSums] | None = None,
+    history: Sequence[AuditEntry] = (),
+    table_version: int | None = None,
 ) -> Path:
     """Write the report and return its path; the file appears complete or not at all, readable by its owner alone.
 
     `generated_at` is in Unix seconds. `store` names where the calls came from, for the footer. With a `latency_scale`
     other than 1 the comparison table shows each latency times it beside the measured one. Names and notes may hold anything:
     they are shown, never interpreted.
+
+    `sums` are all traffic of the window (`sums.fold`, a task each); `calls` need only be its latest rows then. Without
+    them they are made from the calls. `history` is the audit log, oldest entry first, `table_version` that of
+    the route table.
 
     Raises:
         OSError: the file cannot be written.
@@ -45,5 +54,8 @@ def write_report(
         generated_at=generated_at,
         store=store,
         latency_scale=latency_scale,
+        sums=sums,
+        history=history,
+        table_version=table_version,
     )
     return write(Path(path), render(view))

@@ -1,96 +1,30 @@
-"""What the report shows: calls and recommendations → plain values, every number already in words."""
+"""What the report shows: evidence, calls, recommendations and decisions → one `ReportView`."""
 
 from __future__ import annotations
 
-import sys
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from tierwise.core.recommendation import Reason, Recommendation
-from tierwise.surfaces.report.candidates import Row, TaskScatter, candidate_rows, metric_words, task_scatter
-from tierwise.surfaces.report.text import ABSENT, clean, count, listed, money, percent, plural, utc, window
-from tierwise.surfaces.report.text import money_decimals as places_of_money
-from tierwise.surfaces.report.text import seconds as seconds_of
-from tierwise.surfaces.report.text import seconds_decimals as places_of_seconds
-from tierwise.surfaces.summary import ModelSummary, pass_table, runs_of, summarise
+from tierwise.surfaces.report import words
+from tierwise.surfaces.report.candidates import candidate_rows, task_scatter
+from tierwise.surfaces.report.charts import Mark, charts_json, task_charts
+from tierwise.surfaces.report.decisions import Decision, decisions, marks
+from tierwise.surfaces.report.flow import flow
+from tierwise.surfaces.report.models import matrix, model_rows, scale_words, summaries
+from tierwise.surfaces.report.sums import TaskSums, evidence_of_calls, fold
+from tierwise.surfaces.report.text import ABSENT, clean, money, utc
+from tierwise.surfaces.report.view import VERDICT_WORDS, ReportView, TaskView
 
 if TYPE_CHECKING:
+    from tierwise.advisor import AuditEntry
     from tierwise.evidence import CallRow
 
-VERDICT_WORDS: Final = {
-    "PROMOTE": "Change to the recommended model: the gain is shown and success is not worse.",
-    "KEEP": "Leave it as it is: no candidate is shown to be better.",
-    "TRIAL": "A gain is shown, but not yet that success holds: try it on a part of the traffic.",
-    "HOLD": "Change nothing automatically: something needs a person's look.",
-    "INSUFFICIENT": "Too few runs to say anything yet.",
-    "ROLLBACK": "Return to the model before: the new one broke a limit.",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskView:
-    """One task: its verdict, its route, the reasons, and its candidates side by side."""
-
-    ident: str
-    name: str
-    verdict: str
-    verdict_words: str
-    grade: str
-    current: str
-    primary: str
-    changes: bool
-    challenger: str
-    fallbacks: str
-    ladder: str
-    saving_per_1000: str
-    saving_per_month: str
-    confidence: str
-    why: tuple[str, ...]
-    """What the table of routes says: the first reason and, for a change, the first about the candidate to change to."""
-    reasons: tuple[tuple[str, str], ...]
-    columns: tuple[tuple[str, str], ...]
-    """Candidate and its part in the route."""
-    rows: tuple[Row, ...]
-    scatter: TaskScatter | None
-    runs_needed: int
-    input_hash: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelRow:
-    """One model of the comparison table: its cells in the order of the measures, each with an optional second figure."""
-
-    name: str
-    cells: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Matrix:
-    """Task × model: `pass`, `fail` or `mixed`, with its words."""
-
-    models: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportView:
-    """Everything on the page."""
-
-    title: str
-    generated: str
-    simulated: bool
-    lede: tuple[str, ...]
-    facts: str
-    notes: tuple[str, ...]
-    tasks: tuple[TaskView, ...]
-    models: tuple[ModelRow, ...]
-    scale_words: str
-    matrix: Matrix
-    unknown: tuple[tuple[str, str], ...]
-    sources: tuple[tuple[str, str], ...]
-    verdict_words: tuple[tuple[str, str], ...]
+MOST_DETAILED: Final = 60
+"""Tasks with a section of their own: those to be changed first, then those with most runs."""
+MOST_UNKNOWN: Final = 200
+_URGENT: Final = ("ROLLBACK", "PROMOTE", "HOLD", "TRIAL")
 
 
 def build(
@@ -103,48 +37,95 @@ def build(
     generated_at: int,
     store: str | None,
     latency_scale: float,
+    sums: Sequence[TaskSums] | None = None,
+    history: Sequence[AuditEntry] = (),
+    table_version: int | None = None,
+    most_detailed: int = MOST_DETAILED,
 ) -> ReportView:
-    """Turn calls and recommendations into what the page shows; `generated_at` is in Unix seconds."""
+    """Turn what is known into what the page shows; `generated_at` is in Unix seconds.
+
+    `sums` stand for all traffic of the window; without them they are made from the calls.
+    """
     calls = list(calls)
-    models = dict(sorted(summarise(calls).items()))
-    outcomes = _outcomes(calls)
+    totals = list(sums) if sums is not None else list(map(fold, evidence_of_calls(calls)))
+    by_task = {one.task: one for one in totals}
+    models, exact = summaries(totals, calls)
     names = sorted({*models, *(report.candidate for item in recommendations for report in item.candidates)})
     series = {name: number for number, name in enumerate(names)}
-    tasks = tuple(
-        _task(number, item, outcomes.get(item.task, {}), series) for number, item in enumerate(recommendations, start=1)
-    )
+    told = decisions(history, current_version=table_version)
+    tasks = _tasks(recommendations, by_task, series, told, most_detailed)
+    empty = not recommendations and not totals
+    open_questions = list(words.unknown(recommendations, models))
+    span = _span(totals, calls)
     return ReportView(
         title=clean(title),
         generated=utc(generated_at),
         simulated=simulated,
-        lede=tuple(_lede(recommendations)),
-        facts=_facts(calls, models, recommendations),
+        lede=tuple(words.lede(recommendations, empty=empty)),
+        facts=words.facts(totals, models, recommendations, span),
         notes=tuple(clean(note, longest=2000) for note in notes),
-        tasks=tasks,
-        models=tuple(_model_rows(models, latency_scale)),
-        scale_words=_scale_words(latency_scale),
-        matrix=_matrix(calls, names, [item.task for item in recommendations]),
-        unknown=tuple(_unknown(recommendations, models)),
-        sources=tuple(_sources(calls, recommendations, generated_at, store, simulated)),
+        tasks=tuple(tasks),
+        models=tuple(model_rows(models, latency_scale)),
+        scale_words=scale_words(latency_scale, exact=exact, rows=len(calls)),
+        matrix=matrix(totals, names, [item.task for item in recommendations]),
+        unknown=tuple(open_questions[:MOST_UNKNOWN]),
+        unknown_left_out=max(0, len(open_questions) - MOST_UNKNOWN),
+        sources=tuple(
+            words.sources(
+                totals, recommendations, span=span, generated_at=generated_at, store=store, simulated=simulated
+            )
+        ),
         verdict_words=tuple(VERDICT_WORDS.items()),
+        decisions=tuple(told),
+        charts_json=charts_json({task.ident: task.charts for task in tasks if task.charts is not None}),
+        empty=empty,
     )
 
 
-def _outcomes(calls: Sequence[CallRow]) -> dict[str, dict[str, Counter[str]]]:
-    """Task → candidate → outcomes of first attempts."""
-    table: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-    for run in runs_of(calls):
-        table[run.first.task][run.first.candidate][run.first.outcome] += 1
-    return table
+def _span(totals: Sequence[TaskSums], calls: Sequence[CallRow]) -> tuple[float, float] | None:
+    """First and last moment, Unix seconds: of the calls where all are at hand, else of the evidence's hours."""
+    if calls and sum(one.calls for one in totals) <= len(calls):
+        starts = [call.started_at_ns for call in calls]
+        return min(starts) / 1e9, max(starts) / 1e9
+    first = [one.first for one in totals if one.first is not None]
+    last = [one.last for one in totals if one.last is not None]
+    return (min(first), max(last) + 3600) if first and last else None
 
 
-def _task(
-    number: int, item: Recommendation, outcomes: Mapping[str, Mapping[str, int]], series: Mapping[str, int]
+def _tasks(
+    recommendations: Sequence[Recommendation],
+    sums: Mapping[str, TaskSums],
+    series: Mapping[str, int],
+    told: Sequence[Decision],
+    most_detailed: int,
+) -> list[TaskView]:
+    def urgency(item: Recommendation) -> tuple[bool, int]:
+        known = sums.get(item.task)
+        return item.verdict not in _URGENT, -(known.runs if known is not None else 0)
+
+    chosen = {item.task for item in islice(sorted(recommendations, key=urgency), most_detailed)}
+    changes = marks(told)
+    return [
+        task_view(number, item, sums.get(item.task), series, changes.get(clean(item.task), ()), item.task in chosen)
+        for number, item in enumerate(recommendations, start=1)
+    ]
+
+
+def task_view(
+    number: int,
+    item: Recommendation,
+    sums: TaskSums | None,
+    series: Mapping[str, int],
+    changes: Sequence[Mark] = (),
+    detailed: bool = True,
 ) -> TaskView:
+    """One task; without details only what its row in the overview needs."""
     savings = (item.saving_per_1000_runs_usd, item.saving_per_month_usd)
+    outcomes = {name: one.outcomes for name, one in sums.candidates.items()} if sums is not None else {}
     return TaskView(
         ident=f"task-{number}",
         name=clean(item.task),
+        raw_name=item.task,
         verdict=item.verdict,
         verdict_words=VERDICT_WORDS.get(item.verdict, ""),
         grade=item.grade or ABSENT,
@@ -160,10 +141,13 @@ def _task(
         why=tuple(_why(item)),
         reasons=tuple((clean(reason.code), clean(reason.text, longest=2000)) for reason in _ordered(item)),
         columns=tuple((clean(report.candidate), _part(report.candidate, item)) for report in item.candidates),
-        rows=candidate_rows(item, outcomes),
-        scatter=task_scatter(item, series),
+        rows=candidate_rows(item, outcomes) if detailed else (),
+        scatter=task_scatter(item, series) if detailed else None,
         runs_needed=item.runs_needed,
         input_hash=clean(item.input_hash),
+        charts=task_charts(sums, series, changes) if detailed and sums is not None else None,
+        flow=flow(sums) if detailed and sums is not None else None,
+        detailed=detailed,
     )
 
 
@@ -195,207 +179,3 @@ def _part(candidate: str, item: Recommendation) -> str:
         place = f" {item.fallbacks.index(candidate) + 1}" if len(item.fallbacks) > 1 else ""
         parts.append(f"fallback{place}")
     return ", ".join(parts)
-
-
-def _lede(recommendations: Sequence[Recommendation]) -> Iterable[str]:
-    if not recommendations:
-        yield "No task has a recommendation yet: there are calls, but none belongs to a named task."
-        return
-    by_verdict: dict[str, list[str]] = defaultdict(list)
-    for item in recommendations:
-        by_verdict[item.verdict].append(clean(item.task, longest=40))
-    total = len(recommendations)
-    if moved := by_verdict.get("PROMOTE"):
-        words = f"Change the model of {len(moved)} of {plural(total, 'task')}: {listed(moved, longest=6)}."
-        per_month = [item.saving_per_month_usd for item in recommendations if item.verdict == "PROMOTE"]
-        known = [saving for saving in per_month if saving is not None]
-        if known and sum(known) > 0:
-            words += f" At the observed volume that saves about {money(sum(known), decimals=2)} a month."
-        yield words
-    else:
-        yield f"No change of model is recommended for any of {plural(total, 'task')}."
-    rest = {
-        "TRIAL": "{} worth a trial on part of the traffic: {}.",
-        "KEEP": "{} as it is: {}.",
-        "HOLD": "{} a person's look: {}.",
-        "ROLLBACK": "{} back to the model before: {}.",
-        "INSUFFICIENT": "{} more runs before anything can be said: {}.",
-    }
-    verbs = {
-        "TRIAL": "is/are",
-        "KEEP": "stays/stay",
-        "HOLD": "needs/need",
-        "ROLLBACK": "goes/go",
-        "INSUFFICIENT": "needs/need",
-    }
-    sentences = []
-    for verdict, words in rest.items():
-        if names := by_verdict.get(verdict):
-            one, many = verbs[verdict].split("/")
-            sentences.append(
-                words.format(
-                    f"{plural(len(names), 'task')} {one if len(names) == 1 else many}", listed(names, longest=6)
-                )
-            )
-    if sentences:
-        yield " ".join(sentences)
-
-
-def _facts(
-    calls: Sequence[CallRow], models: Mapping[str, ModelSummary], recommendations: Sequence[Recommendation]
-) -> str:
-    runs = sum(summary.runs for summary in models.values())
-    costs = [summary.cost_usd for summary in models.values() if summary.cost_usd is not None]
-    tasks = {call.task for call in calls} | {item.task for item in recommendations}
-    words = [plural(len(tasks), "task"), plural(len(models), "model"), plural(runs, "run")]
-    if len(calls) != runs:
-        words.append(plural(len(calls), "call"))
-    if costs:
-        words.append(f"{money(sum(costs), decimals=2 if sum(costs) >= 1 else None)} spent")
-    if calls:
-        words.append(_window(calls))
-    return " · ".join(words)
-
-
-def _window(calls: Sequence[CallRow]) -> str:
-    starts = [call.started_at_ns for call in calls]
-    return window(min(starts) / 1e9, max(starts) / 1e9)
-
-
-def _model_rows(models: Mapping[str, ModelSummary], scale: float) -> Iterable[ModelRow]:
-    summaries = list(models.values())
-    latencies = [value for summary in summaries for value in _latencies(summary)]
-    places = places_of_seconds(latencies)
-    cost_places = places_of_money(summary.cost_usd for summary in summaries)
-    each_places = places_of_money((summary.cost_per_success_usd for summary in summaries), digits=3)
-    for summary in summaries:
-        timed = [
-            (
-                seconds_of(value, decimals=places),
-                f"{seconds_of(value * scale, decimals=2)}" if value is not None and scale != 1 else "",
-            )
-            for value in _latencies(summary)
-        ]
-        valid = summary.json_valid_rate
-        yield ModelRow(
-            name=clean(summary.model),
-            cells=(
-                (count(summary.runs), ""),
-                *timed,
-                (ABSENT if summary.task_score is None else f"{summary.task_score:.2f}", ""),
-                (count(summary.output_chars_mean), ""),
-                (_non_stop(summary), ""),
-                (ABSENT if valid is None else percent(valid), ""),
-                (count(summary.retries), ""),
-                (
-                    money(summary.cost_usd, decimals=cost_places),
-                    f"{summary.unpriced:,} without cost" if summary.unpriced else "",
-                ),
-                (money(summary.cost_per_success_usd, decimals=each_places), ""),
-            ),
-        )
-
-
-def _latencies(summary: ModelSummary) -> tuple[float | None, ...]:
-    return (
-        summary.latency_mean_s,
-        summary.latency_median_s,
-        summary.latency_p95_s,
-        summary.latency_min_s,
-        summary.latency_max_s,
-    )
-
-
-def _non_stop(summary: ModelSummary) -> str:
-    return count(summary.non_stop_finish_reasons)
-
-
-def _scale_words(scale: float) -> str:
-    if scale == 1:
-        return ""
-    return f"The lighter figure beside a latency is the published scale: the measured time × {scale:g}."
-
-
-def _matrix(calls: Sequence[CallRow], names: Sequence[str], order: Sequence[str]) -> Matrix:
-    """Tasks in the order of the recommendations, then the others; models by name."""
-    rows = []
-    table = pass_table(calls)
-    seen = {model for cells in table.values() for model in cells}
-    models = [name for name in names if name in seen]
-    tasks = [task for task in order if task in table]
-    for task in [*tasks, *(task for task in table if task not in tasks)]:
-        cells = table[task]
-        verdicts = [cells.get(model, "") for model in models]
-        rows.append((clean(task), tuple((words.split(" ")[0], words or ABSENT) for words in verdicts)))
-    return Matrix(models=tuple(map(clean, models)), rows=tuple(rows))
-
-
-def _unknown(
-    recommendations: Sequence[Recommendation], models: Mapping[str, ModelSummary]
-) -> Iterable[tuple[str, str]]:
-    for item in recommendations:
-        task = clean(item.task)
-        if item.verdict == "INSUFFICIENT":
-            needs = [f"{clean(c.candidate)}: {c.runs_needed:,}" for c in item.candidates if c.runs_needed]
-            words = f"No verdict yet. {plural(item.runs_needed, 'more run')} needed"
-            yield task, words + (f" ({'; '.join(needs)})." if needs else ".")
-        if item.grade == "observational":
-            yield (
-                task,
-                (
-                    "The models were not compared on the same kind of traffic (observational): the difference may come from "
-                    "the prompts. `tierwise bench` or a trial makes sure."
-                ),
-            )
-        for report in item.candidates:
-            if report.candidate not in (item.primary, item.challenger):
-                continue
-            holding = [state for state in report.guardrails if state.state in ("holding", "failing", "unknown")]
-            open_limits = [
-                metric_words(state.metric)
-                + (f" ({plural(state.runs_to_prove, 'more run')})" if state.runs_to_prove else "")
-                for state in holding
-            ]
-            if open_limits:
-                yield task, f"Not proven for {clean(report.candidate)}: {listed(open_limits, longest=12)}."
-    for summary in models.values():
-        if summary.without_price:
-            yield (
-                clean(summary.model),
-                (
-                    f"{plural(summary.without_price, 'run')} without a known price, outside every cost figure. Add the model's "
-                    "rates under prices: in tierwise.yaml, then run `tierwise prices reprice`."
-                ),
-            )
-        if summary.without_tokens:
-            yield (
-                clean(summary.model),
-                (
-                    f"{plural(summary.without_tokens, 'answered run')} without token counts, outside every cost figure. Streams "
-                    "report them when asked: `tierwise.instrument(client, stream_usage=True)`."
-                ),
-            )
-
-
-def _sources(
-    calls: Sequence[CallRow],
-    recommendations: Sequence[Recommendation],
-    generated_at: int,
-    store: str | None,
-    simulated: bool,
-) -> Iterable[tuple[str, str]]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        tierwise = version("tierwise")
-    except PackageNotFoundError:
-        tierwise = "unknown version"
-    if store is not None:
-        yield "Store", clean(store, longest=1000)
-    yield "Calls", f"{len(calls):,}" + (f", {_window(calls)}" if calls else "")
-    yield "Simulated", "yes: a simulated gateway, no real model answered" if simulated else "no"
-    yield "Made by", f"tierwise {tierwise}, Python {sys.version_info.major}.{sys.version_info.minor}"
-    yield "Written", utc(generated_at)
-    hashes = [f"{clean(item.task, longest=60)} {clean(item.input_hash)}" for item in recommendations]
-    if hashes:
-        yield "Decision inputs", "; ".join(hashes)

@@ -15,7 +15,7 @@ from typing import Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from tierwise.surfaces.report.data import ReportView
+from tierwise.surfaces.report.view import ReportView
 
 MEASURES: Final = (
     "Runs", "Avg latency", "Median latency", "p95 latency", "Fastest", "Slowest", "Task score", "Avg output size (characters)",
@@ -25,19 +25,40 @@ MEASURES: Final = (
 
 
 def render(view: ReportView) -> str:
-    """The page as HTML text. Every value is escaped; the policy in the page allows this one style sheet and nothing else."""
-    style = _style()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            view=view,
-            measures=MEASURES,
-            style=Markup(style),  # noqa: S704 - our own file, no value from outside
-            style_hash=Markup(f"sha256-{digest}"),  # noqa: S704 - base64 only
-        )
-    )
+    """The page as HTML text. Every value is escaped; the policy in the page allows its own style and scripts, nothing else."""
+    return page("report.html.j2", view=view, measures=MEASURES, data=view.charts_json, in_file=True)
+
+
+def page(
+    template: str, *, in_file: bool = False, data: str | None = None, live: object = None, **values: object
+) -> str:
+    """Any page of ours from a template that extends `layout.html.j2`; `data` (JSON without `<`) brings the chart library along.
+
+    A page in a file carries its policy with it; a served one gets it as a header, see `policy_of`.
+    """
+    texts = {
+        "style": Markup(_style()),  # noqa: S704 - our own file, no value from outside
+        "script": Markup(_text("templates/page.js")),  # noqa: S704 - our own file
+        "library": Markup(_library()),  # noqa: S704 - uPlot's own file and its licence
+        "data": None if data is None else Markup(data),  # noqa: S704 - JSON in which no `<` is left
+        "policy": Markup(policy_of(served=False)) if in_file else None,  # noqa: S704 - hashes and keywords only
+    }
+    return _environment().get_template(template).render(live=live, **texts, **values)
+
+
+@cache
+def policy_of(*, served: bool) -> str:
+    """The Content-Security-Policy: our style sheet and scripts by their hashes; served pages may ask and post to their own
+    server, and stand in no frame."""
+    scripts = " ".join(_digest(text) for text in (_library(), _text("templates/page.js")))
+    common = f"default-src 'none'; style-src {_digest(_style())}; script-src {scripts}; base-uri 'none'"
+    if served:
+        return f"{common}; connect-src 'self'; form-action 'self'; frame-ancestors 'none'"
+    return f"{common}; form-action 'none'"
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 
 def write(path: Path, text: str) -> Path:
@@ -84,5 +105,15 @@ def _environment() -> Environment:
 
 @cache
 def _style() -> str:
-    source = files("tierwise.surfaces.report").joinpath("templates/style.css").read_text(encoding="utf-8")
+    source = _text("vendor/uplot.min.css") + "\n" + _text("templates/style.css")
     return "\n" + "\n".join(line.strip() for line in source.splitlines() if line.strip()) + "\n"
+
+
+@cache
+def _library() -> str:
+    return f"/*\n{_text('vendor/uplot.LICENSE').strip()}\n*/\n{_text('vendor/uplot.iife.min.js')}"
+
+
+@cache
+def _text(name: str) -> str:
+    return files("tierwise.surfaces.report").joinpath(name).read_text(encoding="utf-8")
