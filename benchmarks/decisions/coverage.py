@@ -30,7 +30,7 @@ from tierwise.core.confseq import quantile_interval, rate_interval
 from tierwise.core.evidence import HOUR_S, LATENCY_EDGES_S, Evidence, Key, latency_index
 from tierwise.core.pairs import PairSums, compare_pairs, of_pair, total_of
 from tierwise.core.policy import Objective, TaskPolicy
-from tierwise.core.pool import select
+from tierwise.core.selection import select
 
 ALPHA, SHOCK, VALUE = 0.05, 0.6, 0.02
 COSTS = (0.003, 0.001)

@@ -9,7 +9,8 @@ import pytest
 from core.synthetic import TASK, after, policy, row, runs
 from tierwise.core.columns import TaskEvidence
 from tierwise.core.compare import common_weights, compare
-from tierwise.core.pool import RUNS, SUCCESSES, Pool, select
+from tierwise.core.pool import RUNS, SUCCESSES, Pool
+from tierwise.core.selection import select
 
 
 def _arms(split: list[tuple[int, int]], rates: list[tuple[float, float]], seed: int) -> tuple[Pool, Pool]:

@@ -11,8 +11,9 @@ from tierwise.core.columns import TaskEvidence
 from tierwise.core.evidence import Evidence, EvidenceRow
 from tierwise.core.guardrails import Minimum, judge
 from tierwise.core.policy import METRICS, GuardrailMetric
-from tierwise.core.pool import Pool, select
+from tierwise.core.pool import Pool
 from tierwise.core.recommendation import GuardrailState
+from tierwise.core.selection import select
 
 MINIMUM = Minimum(runs=30, buckets=10)
 

@@ -14,8 +14,8 @@ from tierwise.core.columns import TaskEvidence, is_valid
 from tierwise.core.decide import decide
 from tierwise.core.evidence import Evidence, EvidenceRow
 from tierwise.core.inputs import hash_inputs
-from tierwise.core.pool import select
 from tierwise.core.route import Route
+from tierwise.core.selection import select
 
 ROUTE = Route(task="summary", primary="dear")
 NOW = after(100)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from math import isfinite
 
 from tierwise.core.call import Grade
-from tierwise.core.compare import Comparison, compare, objective_value, with_pairs
+from tierwise.core.compare import Comparison, compare, with_pairs
 from tierwise.core.confseq import rate_interval
+from tierwise.core.gains import objective_value
 from tierwise.core.guardrails import (
     MeanEstimate,
     Minimum,
@@ -18,9 +19,10 @@ from tierwise.core.guardrails import (
     success_share,
 )
 from tierwise.core.policy import GuardrailMetric, TaskPolicy
-from tierwise.core.pool import ATTEMPTS, FORMS, PRICED, RUNS, SUCCESSES, TOKENS, Pool, Selection
+from tierwise.core.pool import ATTEMPTS, COST, FORMS, PRICED, RUNS, SUCCESSES, TOKENS, Pool
 from tierwise.core.recommendation import CandidateReport, GuardrailState, Interval
 from tierwise.core.records import dataclass
+from tierwise.core.selection import Selection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +79,8 @@ class Candidate:
     @property
     def cost_per_run(self) -> float | None:
         """Mean cost of a priced run, USD."""
-        estimate = mean_estimate("cost_per_call", self.pool)
-        return None if estimate is None else estimate.value
+        priced = self.pool.total(PRICED)
+        return self.pool.total(COST) / priced if priced > 0 else None
 
 
 def assess(

@@ -19,6 +19,7 @@ T_OPT: Final = 250.0
 """Sample size at which the asymptotic sequence is tightest."""
 
 _STEPS: Final = 60
+_OUTWARDS: Final = 1.0 - 1e-15
 
 
 def log_beta(a: float, b: float) -> float:
@@ -59,17 +60,13 @@ def rate_interval(successes: float, n: float, alpha: float, *, a: float = 1.0, b
     threshold = -log(_checked_alpha(alpha))
     if n == 0:
         return 0.0, 1.0
-    mixture = _mixture(successes, n, a, b)
-    failures = n - successes
-    centre = successes / n
-
-    def rejected(p: float) -> bool:
-        return mixture - _log_likelihood(successes, failures, p) >= threshold
-
-    if rejected(centre):  # a prior far from the data and a large alpha: no p is left, keep the most likely one
+    failures, centre = n - successes, successes / n
+    level = _mixture(successes, n, a, b) - threshold
+    if (
+        _log_likelihood(successes, failures, centre) <= level
+    ):  # a prior far from the data and a large alpha: no p is left
         return centre, centre
-    low = _edge(rejected, outside=0.0, inside=centre)
-    return low, _edge(rejected, outside=1.0, inside=centre)
+    return _lower_edge(successes, failures, level), 1.0 - _lower_edge(failures, successes, level)
 
 
 def rate_difference_log_e(s1: float, n1: float, s2: float, n2: float, delta: float) -> float:
@@ -114,6 +111,12 @@ def rate_exceeds(s1: float, n1: float, s2: float, n2: float, delta: float, alpha
     threshold = -log(_checked_alpha(alpha))
     if n1 == 0 or n2 == 0 or s1 / n1 - s2 / n2 <= delta:
         return False
+    _check_counts(s1, n1)
+    _check_counts(s2, n2)
+    near = min(max((s1 + s2 - n1 * delta) / (n1 + n2), 0.0, -delta), 1.0, 1.0 - delta)
+    likelihood = _log_likelihood(s1, n1 - s1, min(max(near + delta, 0.0), 1.0)) + _log_likelihood(s2, n2 - s2, near)
+    if _mixture(s1, n1, 1.0, 1.0) + _mixture(s2, n2, 1.0, 1.0) - likelihood < threshold:
+        return False  # not even at this rate, and the infimum is no larger
     return rate_difference_log_e(s1, n1, s2, n2, delta) >= threshold
 
 
@@ -298,14 +301,25 @@ def _log_likelihood(successes: float, failures: float, p: float) -> float:
     return total
 
 
-def _edge(rejected: Callable[[float], bool], *, outside: float, inside: float) -> float:
-    """Bisect between a kept point and the end of the range; the answer lies on the rejected (outer) side."""
-    if outside == inside or not rejected(outside):
-        return outside
+def _lower_edge(successes: float, failures: float, level: float) -> float:
+    """The p below s/n at which the log-likelihood is `level`; 0 without a success.
+
+    Newton's method in ln p, where the log-likelihood is concave and rises with a slope of at most s: from s ln p = level,
+    which lies outside, it goes inwards and never beyond. Rounded outwards.
+    """
+    if successes <= 0:
+        return 0.0
+    x = level / successes
     for _ in range(_STEPS):
-        middle = (outside + inside) / 2
-        if rejected(middle):
-            outside = middle
-        else:
-            inside = middle
-    return outside
+        p = exp(x)
+        if p <= 0.0:
+            return 0.0
+        short = level - successes * x - (failures * log1p(-p) if failures > 0 else 0.0)
+        slope = successes - failures * p / (1.0 - p)
+        if slope <= 0.0:
+            break
+        step = short / slope
+        x += step
+        if step <= 1e-15 * abs(x):
+            break
+    return exp(min(x, 0.0)) * _OUTWARDS

@@ -16,7 +16,7 @@ from tierwise.core.exploring import exploring
 from tierwise.core.incumbent import DAY_S, find_incumbent, grade_of, notes, open_runs
 from tierwise.core.inputs import hash_inputs
 from tierwise.core.policy import WILDCARD, TaskPolicy
-from tierwise.core.pool import COST, COST_SQ, PRICED, RUNS, SUCCESSES, Selection, select
+from tierwise.core.pool import COST, COST_SQ, PRICED, RUNS, SUCCESSES
 from tierwise.core.recommendation import Reason, Recommendation
 from tierwise.core.rollout import (
     DRIFT_MIN_BUCKETS,
@@ -29,6 +29,7 @@ from tierwise.core.rollout import (
     stay,
 )
 from tierwise.core.route import Route
+from tierwise.core.selection import Selection, select
 from tierwise.core.shares import dropped_arms, ladder_of, shares
 from tierwise.core.standing import Case, Ruling, Standing, about, order, replacement, standing, without_cost
 

@@ -164,7 +164,7 @@ def _success_columns(pool: Pool) -> tuple[str, str]:
     """What a success rate of first attempts is read from; of runs where no attempt was counted, or all are the same."""
     if pool.total(ATTEMPTS) <= 0:
         return SUCCESSES, RUNS
-    same = pool.series(ATTEMPTS) == pool.series(RUNS) and pool.series("outcomes.success") == pool.series(SUCCESSES)
+    same = pool.total(ATTEMPTS) == pool.total(RUNS) and pool.total("outcomes.success") == pool.total(SUCCESSES)
     return (SUCCESSES, RUNS) if same else ("outcomes.success", ATTEMPTS)
 
 

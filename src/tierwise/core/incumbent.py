@@ -9,9 +9,9 @@ from tierwise.core import wording
 from tierwise.core.call import Grade
 from tierwise.core.evidence import HOUR_S
 from tierwise.core.policy import TaskPolicy
-from tierwise.core.pool import COMPARED_ARMS, OpenRuns, Selection
 from tierwise.core.recommendation import Reason
 from tierwise.core.route import Route
+from tierwise.core.selection import COMPARED_ARMS, OpenRuns, Selection
 
 NEARLY: Final = 0.8
 """Models with at least this share of the runs of the most used one are tied with it."""
@@ -60,11 +60,11 @@ def grade_of(selection: Selection, names: Sequence[str], current: str, extra: Se
     `extra` rows count as if they were in the selection.
     """
     random = {row.candidate for row in extra if _compared(row)}
-    random |= {name for name in names if (pool := selection.randomised.get(name)) is not None and pool.live_slots}
+    random |= {name for name in names if (pool := selection.randomised.get(name)) is not None and pool.buckets}
     if current in random and len(random) > 1:
         return "randomised"
     observed = {row.candidate for row in extra}
-    observed |= {name for name in names if (pool := selection.observed.get(name)) is not None and pool.live_slots}
+    observed |= {name for name in names if (pool := selection.observed.get(name)) is not None and pool.buckets}
     if not observed | random:
         return None
     return "randomised" if observed <= random else "observational"

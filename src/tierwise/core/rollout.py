@@ -8,9 +8,9 @@ from typing import Final
 
 from tierwise.core import wording
 from tierwise.core.assess import Candidate
-from tierwise.core.compare import gain_and_error
 from tierwise.core.confseq import rate_exceeds
 from tierwise.core.evidence import HOUR_S
+from tierwise.core.gains import gain_and_error
 from tierwise.core.pool import RUNS, SUCCESSES, Pool
 from tierwise.core.recommendation import Action, Reason, Verdict
 from tierwise.core.records import dataclass

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tierwise.core.assess import Candidate
-from tierwise.core.compare import COST_KINDS, compare
+from tierwise.core.compare import compare
+from tierwise.core.gains import COST_KINDS
 from tierwise.core.pool import COST, COST_SQ, COST_SUCCESS, PRICED, PRICED_SUCCESSES, RUNS, SUCCESSES, Pool
 from tierwise.core.recommendation import Reason
 from tierwise.core.rollout import Step

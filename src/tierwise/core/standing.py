@@ -9,12 +9,12 @@ from typing import Literal
 from tierwise.core import wording
 from tierwise.core.assess import Candidate
 from tierwise.core.call import Grade
-from tierwise.core.compare import COST_KINDS
+from tierwise.core.gains import COST_KINDS
 from tierwise.core.policy import TaskPolicy
-from tierwise.core.pool import Selection
 from tierwise.core.recommendation import Reason, Verdict
 from tierwise.core.records import dataclass
 from tierwise.core.route import Route
+from tierwise.core.selection import Selection
 
 Standing = Literal["wins", "trial", "lost", "open", "needs", "barred"]
 """Of a challenger: may be promoted; may be tried; cannot win; measured but not decided; lacks runs; not eligible."""
