@@ -85,7 +85,10 @@ class Api:
             *_POLITE,
         ]
         body, _ = self.http.get(f"/api/v1/label/{label}/values", parameters)
-        return [str(value) for value in self._checked(body) or ()]
+        found = self._checked(body) or ()
+        if not isinstance(found, (list, tuple)):
+            raise self._nonsense(body)
+        return list(map(str, found))
 
     def exists(self, matches: Sequence[str], start_s: int, end_s: int) -> bool:
         """Whether there is a series in [start, end] that matches one of the selectors."""
@@ -102,7 +105,10 @@ class Api:
         try:
             there = parsedate_to_datetime(headers["date"]).replace(tzinfo=UTC).timestamp() + 0.5
         except (KeyError, ValueError, TypeError):
-            there = float(json.loads(body)["data"]["result"][0])
+            try:
+                there = float(json.loads(body)["data"]["result"][0])
+            except (KeyError, ValueError, TypeError, IndexError):
+                raise self._nonsense(body) from None
         return there - middle
 
     def dialect(self) -> Dialect:
@@ -126,7 +132,7 @@ class Api:
             return None
         _, mark, rest = flags.partition('-retentionPeriod="')
         text = rest.partition('"')[0] if mark else "1"
-        return int(text) * 31 * 86_400 if text.isdigit() else _duration(text)
+        return _duration(f"{text}M" if text.isdecimal() else text)
 
     def _series(self, body: bytes, grid: range | None = None) -> Iterator[Samples]:
         try:
@@ -142,7 +148,7 @@ class Api:
         """Series of an answer in the one form that servers write, without an object for each sample."""
         try:
             yield from _scanned(text, grid)
-        except (ValueError, IndexError, TypeError):
+        except (ValueError, IndexError, TypeError, RecursionError):
             raise self._nonsense(text.encode()) from None
 
     def _parsed(self, body: bytes) -> list[Samples]:
@@ -165,7 +171,7 @@ class Api:
         try:
             found = json.loads(body)
             status = found["status"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise self._nonsense(body) from None
         if status != "success":
             said = " ".join(str(found.get("error", "")).split())[:300]
@@ -176,7 +182,8 @@ class Api:
                 "is made on a part, try again when all nodes are up"
             )
         if found.get("warnings"):
-            said = " ".join(str(found["warnings"][0]).split())[:300]
+            warnings = found["warnings"]
+            said = " ".join(str(warnings[0] if isinstance(warnings, list) else warnings).split())[:300]
             raise EvidenceError(
                 f"{self.http.base} warns that its answer is not whole or not sound: {said}; no decision is made on it, "
                 "mend the server's sources and try again"
@@ -279,12 +286,15 @@ def _histogram(value: Mapping[str, Any]) -> Histogram:
     )
 
 
+_MOST_DIGITS: Final = 15
+
+
 def _duration(text: str) -> int | None:
     """`400d`, `1y`, `2w3d` in seconds."""
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 31_536_000}
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "M": 31 * 86_400, "y": 31_536_000}
     total, digits = 0, ""
     for character in text:
-        if character.isdigit():
+        if character.isdecimal() and len(digits) < _MOST_DIGITS:
             digits += character
         elif digits and character in units:
             total, digits = total + int(digits) * units[character], ""

@@ -195,7 +195,8 @@ class Gateway:
             return refused
         try:
             body = await request.json()
-        except ValueError:
+            json.dumps(body, ensure_ascii=False).encode()  # a lone surrogate could not be sent back
+        except (ValueError, RecursionError):
             body = None
         if (problem := _problem(body)) is not None:
             return _error(400, problem)
