@@ -1,31 +1,121 @@
-"""README and docs: their policies are valid, their code compiles, their commands and links exist."""
+"""README and docs: they render, links and anchors lead somewhere, policies are valid, commands exist, code runs."""
 
 from __future__ import annotations
 
 import ast
 import re
 import shlex
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
+import openai
 import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
+import tierwise
 from tierwise.config import check_policy
 from tierwise.surfaces.bench.suite import load_suite
 from tierwise.surfaces.cli.group import COMMANDS, cli
+from tierwise.surfaces.demo.gateway import Gateway
+from tierwise.surfaces.demo.models import PROFILES
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "docs" / "examples" / "README.md",
+    ROOT / "benchmarks" / "README.md",
+]
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+RUN = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
+MODELS = ("gpt-4o-mini", "gpt-4o", "gpt-5-mini")
+"""What the pages ask for besides the simulated models; answered as the first of these."""
+OPEN_FENCE = re.compile(r"^```", re.M)
 
 
-def _blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+@cache
+def tokens(page: Path) -> tuple[Token, ...]:
+    """A page as GitHub's Markdown: tables, fences, links."""
+    return tuple(MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_yaml_is_valid(page: Path, tmp_path: Path) -> None:
+def blocks(page: Path, *languages: str) -> list[str]:
+    """The code blocks in one of these languages, in order."""
+    return [token.content for token in tokens(page) if token.type == "fence" and token.info in languages]
+
+
+def inline(page: Path) -> Iterator[Token]:
+    """Every piece of running text, link and code of a page."""
+    for token in tokens(page):
+        yield from token.children or ()
+
+
+@cache
+def anchors(page: Path) -> frozenset[str]:
+    """The anchors that GitHub gives a page's headings."""
+    found: list[str] = []
+    for before, token in zip(tokens(page), tokens(page)[1:], strict=False):
+        if before.type == "heading_open":
+            text = "".join(child.content for child in token.children or ())
+            name = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+            earlier = sum(one == name for one in found)
+            found.append(f"{name}-{earlier}" if earlier else name)
+    return frozenset(found)
+
+
+def tables(page: Path) -> list[list[str]]:
+    """The lines of each table."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    spans = [token.map for token in tokens(page) if token.type == "table_open" and token.map]
+    return [lines[first:last] for first, last in spans]
+
+
+def cells(row: str) -> int:
+    """Cells of a table's row; an escaped bar divides nothing."""
+    return row.replace("\\|", "").count("|") - 1
+
+
+@pytest.mark.parametrize("doc", PAGES, ids=IDS)
+def test_it_renders_whole(doc: Path) -> None:
+    """One title first, every fence closed and with a known language, every row of a table as wide as its head."""
+    found = tokens(doc)
+    assert [token.tag for token in found if token.type == "heading_open"].count("h1") == 1
+    assert found[0].tag == "h1"
+    assert len(OPEN_FENCE.findall(doc.read_text(encoding="utf-8"))) % 2 == 0
+    languages = {token.info for token in found if token.type == "fence"}
+    assert languages <= {"", "bash", "console", "json", "python", "sh", "sql", "text", "yaml"}
+    text = "".join(token.content for token in inline(doc) if token.type == "text")
+    assert "](" not in text, "a link that did not become one"
+    for head, *rows in tables(doc):
+        assert {cells(row) for row in rows} <= {cells(head)}, head
+
+
+@pytest.mark.parametrize("doc", PAGES, ids=IDS)
+def test_links_and_anchors_lead_somewhere(doc: Path) -> None:
+    """Links to files and headings of the repository exist; others are https."""
+    for token in inline(doc):
+        target = str(token.attrs.get("href") or token.attrs.get("src") or "")
+        if not target or target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        assert "://" not in path, target
+        linked = (doc.parent / path).resolve() if path else doc
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors(linked), target
+
+
+@pytest.mark.parametrize("doc", PAGES, ids=IDS)
+def test_yaml_is_valid(doc: Path, tmp_path: Path) -> None:
     """Every policy validates without errors, every suite loads."""
-    for number, text in enumerate(_blocks(page, "yaml")):
+    for number, text in enumerate(blocks(doc, "yaml")):
         path = tmp_path / f"{number}.yaml"
         path.write_text(text, encoding="utf-8")
         if "prompt:" in text:
@@ -34,36 +124,66 @@ def test_yaml_is_valid(page: Path, tmp_path: Path) -> None:
             assert check_policy(str(path)).errors == ()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_python_compiles_and_names_exist(page: Path) -> None:
-    """Python blocks parse, and every `tierwise.name` in them is there."""
-    import tierwise
+@pytest.mark.parametrize("doc", RUN, ids=[str(page.relative_to(ROOT)) for page in RUN])
+def test_python_runs(doc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python of a page, one block after another, against the simulated gateway with the page's own policy."""
+    monkeypatch.chdir(tmp_path)
+    policies = [text for text in blocks(doc, "yaml") if "prompt:" not in text]
+    first = next((text for text in policies if "candidates" in text), "tasks: {'*': {candidates: [gpt-4o-mini]}}")
+    (tmp_path / "tierwise.yaml").write_text(first, encoding="utf-8")
+    # Groq's client has the shape of openai's and is not installed here.
+    monkeypatch.setitem(sys.modules, "groq", types.SimpleNamespace(Groq=openai.OpenAI))  # type: ignore[arg-type]
+    for name in ("GROQ_API_KEY", "OPENAI_API_KEY", "MODELS_KEY"):
+        monkeypatch.setenv(name, "none")
+    names = {*MODELS, *(profile.name for profile in PROFILES), "claude-opus-4-5", "llama-3.3-70b-versatile"}
+    profiles = [replace(PROFILES[0], name=name) for name in sorted(names)]
+    made: list[Any] = []
 
-    for text in _blocks(page, "python"):
+    def instrument(client: Any = None, **arguments: Any) -> Any:
+        made.append(client)
+        return real(client, **arguments)
+
+    real = tierwise.instrument
+    monkeypatch.setattr(tierwise, "instrument", instrument)
+    try:
+        with Gateway(scale=1000.0, profiles=profiles) as gateway:
+            monkeypatch.setenv("OPENAI_BASE_URL", gateway.base_url)
+            space: dict[str, Any] = {}
+            for text in blocks(doc, "python"):
+                exec(compile(text, str(doc), "exec"), space)  # noqa: S102 - our own pages
+            assert gateway.requests or "create(" not in "".join(blocks(doc, "python"))
+    finally:
+        for client in made:
+            tierwise.uninstrument(client)
+            if isinstance(client, openai.OpenAI):
+                client.close()
+        tierwise.shutdown()
+
+
+@pytest.mark.parametrize("doc", PAGES, ids=IDS)
+def test_python_names_exist(doc: Path) -> None:
+    """Every `tierwise.name` in a Python block is there."""
+    for text in blocks(doc, "python"):
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "tierwise":
                 assert hasattr(tierwise, node.attr), node.attr
 
 
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_commands_and_their_options_exist(page: Path) -> None:
-    """Every `tierwise …` line of a console block names a command and options that it has."""
-    for line in "".join(_blocks(page, "console")).splitlines():
-        words = shlex.split(line.partition(" | ")[0], comments=True)
+@pytest.mark.parametrize("doc", PAGES, ids=IDS)
+def test_commands_and_their_options_exist(doc: Path) -> None:
+    """Every `tierwise …` line of a shell block names a command and options that it has."""
+    for line in "".join(blocks(doc, "console", "bash", "sh")).splitlines():
+        words = shlex.split(line.removeprefix("$ ").partition(" | ")[0], comments=True)
         if words[:1] != ["tierwise"]:
             continue
+        context: Any = cli.make_context("tierwise", ["--"], resilient_parsing=True)
         assert words[1] in COMMANDS, line
-        command = cli.get_command(cli.make_context("tierwise", ["--"], resilient_parsing=True), words[1])
-        assert command is not None
+        command: Any = cli.get_command(context, words[1])
+        while len(words) > 2 and hasattr(command, "commands") and words[2] in command.commands:
+            command = command.commands[words[2]]
+            del words[2]
         known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
         assert {word for word in words[2:] if word.startswith("-")} <= known, line
-
-
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_links_lead_somewhere(page: Path) -> None:
-    """Links to files of the repository exist."""
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), target
 
 
 def test_every_command_is_documented() -> None:
@@ -72,3 +192,20 @@ def test_every_command_is_documented() -> None:
         encoding="utf-8"
     )
     assert [name for name in COMMANDS if f"tierwise {name}" not in text and f"`{name}`" not in text] == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    """Nobody has to guess that a page exists."""
+    index = {str(token.attrs.get("href", "")) for token in inline(ROOT / "docs" / "index.md")}
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if page.name not in {*index, "index.md"}] == []
+
+
+def test_the_policy_reference_is_the_schemas() -> None:
+    """docs/make_policy_reference.py makes the page that is there."""
+    path = ROOT / "docs" / "make_policy_reference.py"
+    spec = spec_from_file_location("make_policy_reference", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run `uv run python docs/make_policy_reference.py`"
