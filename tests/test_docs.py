@@ -16,6 +16,7 @@ from typing import Any
 
 import openai
 import pytest
+from click.testing import CliRunner
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -55,6 +56,16 @@ def inline(page: Path) -> Iterator[Token]:
     """Every piece of running text, link and code of a page."""
     for token in tokens(page):
         yield from token.children or ()
+
+
+def script(name: str) -> Any:
+    """A program of the docs folder as a module."""
+    spec = spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @cache
@@ -108,6 +119,9 @@ def test_links_and_anchors_lead_somewhere(doc: Path) -> None:
         assert "://" not in path, target
         linked = (doc.parent / path).resolve() if path else doc
         assert linked.exists(), target
+        if token.type == "image":
+            assert token.content, f"{target} has no words for those who cannot see it"
+            assert linked.stat().st_size < 200_000
         if anchor:
             assert anchor in anchors(linked), target
 
@@ -202,10 +216,15 @@ def test_every_page_is_in_the_index() -> None:
 
 def test_the_policy_reference_is_the_schemas() -> None:
     """docs/make_policy_reference.py makes the page that is there."""
-    path = ROOT / "docs" / "make_policy_reference.py"
-    spec = spec_from_file_location("make_policy_reference", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script("make_policy_reference")
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run `uv run python docs/make_policy_reference.py`"
+
+
+@pytest.mark.browser
+def test_the_picture_can_be_made_anew(tmp_path: Path) -> None:
+    """docs/make_picture.py finds what it photographs in a report of today."""
+    report, picture = tmp_path / "report.html", tmp_path / "report.png"
+    arguments = ["demo", "--rounds", "3", "--store", str(tmp_path / "demo.db"), "--report", str(report)]
+    assert CliRunner().invoke(cli, arguments).exit_code == 0
+    script("make_picture").make(report, picture)
+    assert 20_000 < picture.stat().st_size < 200_000
