@@ -39,6 +39,17 @@ def test_dry_run_shows_and_changes_nothing(routes: Path) -> None:
     assert not routes.exists()
 
 
+def test_apply_says_where_applications_read_when_a_store_is_named(routes: Path, tmp_path: Path) -> None:
+    """Routes lie beside the store: elsewhere a note names the usual route file, in the usual folder there is none."""
+    fill(tmp_path / "bench.db")
+    done = invoke("apply", "--dry-run", "--store", str(tmp_path / "bench.db"))
+    assert (
+        f"note: routes beside this store are written; applications with the default store read {routes}" in done.stderr
+    )
+    (tmp_path / "bench.db").rename(routes.with_name("bench.db"))
+    assert "note: routes" not in invoke("apply", "--dry-run", "--store", str(routes.with_name("bench.db"))).stderr
+
+
 def test_apply_needs_a_yes_without_a_terminal(routes: Path) -> None:
     """Nobody can answer, so nothing happens and the message says --yes."""
     done = invoke("apply")

@@ -27,6 +27,8 @@ from tierwise.surfaces.cli.plan import make_plan, tasks_option
 from tierwise.surfaces.cli.source import Source, source_options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tierwise.advisor import Applied, Change
     from tierwise.core.route import Route
 
@@ -75,6 +77,8 @@ def command(
     open_changes = [change for change in planned if change.action != "none"]
     if not as_json:
         show(planned)
+        if store is not None and open_changes:
+            _tell_where_else(settings.routes_path, read_settings(config).routes_path)
     if dry_run:
         say("nothing was changed (--dry-run)")
         if as_json:
@@ -99,6 +103,13 @@ def command(
         say(f"{settings.routes_path} is at version {applied.table.version}; undo with `tierwise rollback TASK`")
     else:
         say("nothing to change")
+
+
+def _tell_where_else(written: Path, usual: Path) -> None:
+    """Routes are beside the store: those beside a named store are not the ones that an application without it reads."""
+    if written != usual:
+        text = f"routes beside this store are written; applications with the default store read {usual}"
+        say(f"note: {text}; set TIERWISE_ROUTES={usual} to write there", style="yellow")
 
 
 def _emit(applied: Applied, *, dry_run: bool) -> None:
