@@ -6,7 +6,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -47,7 +48,6 @@ _lock = threading.Lock()
 _runtimes: dict[tuple[object, ...], Runtime] = {}
 _books: dict[str, CatalogueBook] = {}
 _watchers: dict[Path, RouteWatcher] = {}
-_limits: Final = OutputLimits()
 _shadows: Final = Shadows()
 
 
@@ -57,6 +57,7 @@ class Runtime:
 
     telemetry: Telemetry
     store: SqliteStore | None
+    limits: OutputLimits
     keep: tuple[object, ...]
     """The providers whose identity is part of this runtime's key, kept so that no other object takes their place."""
 
@@ -110,7 +111,7 @@ def instrument_clients(
         upstreams=others,
         default_model=policy.default_model,
         first_candidates=policy.first_candidates,
-        limits=_limits,
+        limits=runtime.limits,
         shadows=_shadows,
     )
 
@@ -211,6 +212,7 @@ def _build(store: SqliteStore | None, tracer_provider: Any, meter_provider: Any,
     from tierwise import __version__
     from tierwise.telemetry import open_telemetry
 
+    path = getattr(store, "path", None)  # whatever takes calls may stand for a store
     telemetry = open_telemetry(
         sinks=() if store is None else (store,),
         tracer_provider=tracer_provider,
@@ -218,7 +220,20 @@ def _build(store: SqliteStore | None, tracer_provider: Any, meter_provider: Any,
         logger_provider=logger_provider,
         version=__version__,
     )
-    return Runtime(telemetry=telemetry, store=store, keep=(tracer_provider, meter_provider, logger_provider))
+    return Runtime(
+        telemetry=telemetry,
+        store=store,
+        limits=OutputLimits(partial(_earlier_answers, path) if isinstance(path, Path) else None),
+        keep=(tracer_provider, meter_provider, logger_provider),
+    )
+
+
+def _earlier_answers(path: Path) -> Mapping[str, Sequence[int]]:
+    """Output tokens of what a store knows, by a connection of its own: nobody waits for it."""
+    from tierwise.evidence.sqlite import SqliteStore
+
+    with SqliteStore.open(path, read_only=True) as store:
+        return store.output_tokens()
 
 
 def force_flush(timeout_s: float) -> bool:

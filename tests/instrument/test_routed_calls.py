@@ -369,16 +369,18 @@ def test_a_stream_left_unread_is_cancelled() -> None:
     assert [call.outcome for call in made.recorder.calls] == ["cancelled"]
 
 
-def test_router_failures_ask_the_default_model(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["settled", "draw"])
+def test_router_failures_ask_the_default_model(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """A fault in the router is told, and the application gets an answer of the default model."""
     monkeypatch.delenv("TIERWISE_RAISE")
-    made = routed(chat("Hi."), policy=policy("fast", "deep", default_model="safe"))
+    routes = table(primary="fast", propensities={"fast": 0.5, "deep": 0.5})
+    made = routed(chat("Hi."), policy=policy("fast", "deep", default_model="safe"), routes=routes)
 
     def broken(*_: object) -> None:
         raise ValueError("broken")
 
     hook = made.client.__dict__["_tierwise"]
-    monkeypatch.setattr(type(hook.wiring.router), "draw", broken)
+    monkeypatch.setattr(type(hook.wiring.router), method, broken)
     assert made.client.chat.completions.create(**AUTO).choices[0].message.content == "Hi."
     assert made.asked == ["safe"]
     assert made.told == [("safe", "pinned", 0, "success")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
 import types
 from typing import Any
 
@@ -16,7 +17,7 @@ from support.canned import ASK, async_client, chat, httpx, stream, sync_client
 from support.routing import AUTO, MESSAGES, policy, routed
 from tierwise.core.errors import ConfigError
 from tierwise.core.policy import ModelSpec, Policy, TaskPolicy
-from tierwise.instrument.limits import MIN_SEEN
+from tierwise.instrument.limits import MIN_SEEN, OutputLimits
 from tierwise.testing import MemoryRecorder, instrument_in_memory
 
 HERE = {"there": ModelSpec(name="there", model="vendor/model", upstream="up", params={"temperature": 0})}
@@ -194,6 +195,53 @@ def test_a_limit_that_would_cut_answers_is_said_once(caplog: pytest.LogCaptureFi
     assert "task t: max_tokens=64 would cut answers, 99 % of them take up to 180 tokens" in record.getMessage()
     assert ("raised" if raises else "use max_tokens=180") in record.getMessage()
     assert [body["max_tokens"] for body in made.canned.bodies[-4:]] == [180 if raises else 64] * 3 + [400]
+
+
+def _wait_for_earlier_answers() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "tierwise-limits":
+            thread.join(30)
+
+
+def test_limits_begin_with_what_the_store_knows(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A new process warns of its first call's limit, named or not: earlier ones' whole answers are in the store."""
+    store = tmp_path / "tierwise.db"
+
+    def client() -> tuple[Any, Any]:
+        made, canned = sync_client(_answers(180))
+        return tierwise.instrument(made, config=policy("fast", raise_max_tokens=True), store=store, task="t"), canned
+
+    try:
+        create = client()[0].chat.completions.create
+        for _ in range(MIN_SEEN):
+            create(model="fast", messages=MESSAGES)
+        tierwise.shutdown()  # the next client is another process's, as far as limits are known
+        later, canned = client()
+        limits = later.__dict__["_tierwise"].wiring.limits
+        with caplog.at_level(logging.WARNING, "tierwise"):
+            later.chat.completions.create(**AUTO, max_tokens=64)
+            _wait_for_earlier_answers()
+            assert limits.p99("t") == 180
+            later.chat.completions.create(**AUTO, max_tokens=64)
+        (record,) = caplog.records
+        assert "task t: max_tokens=64 would cut answers" in record.getMessage()
+        assert canned.bodies[-1]["max_tokens"] == 180
+    finally:
+        tierwise.shutdown()
+
+
+def test_a_store_that_cannot_be_read_leaves_limits_to_this_process() -> None:
+    """What fails on the way to earlier answers is no call's concern."""
+
+    def broken() -> Any:
+        raise OSError("gone")
+
+    limits = OutputLimits(broken)
+    assert limits.enough("t", 10, raises=True) is None
+    _wait_for_earlier_answers()
+    for _ in range(MIN_SEEN):
+        limits.add("t", 50)
+    assert limits.enough("t", 10, raises=True) == 50
 
 
 def test_answers_that_a_limit_cut_say_nothing() -> None:

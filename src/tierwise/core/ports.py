@@ -52,6 +52,10 @@ class Router(Protocol):
         """Whether there is anything to route by: else `auto` is a model's name as any other."""
         ...
 
+    def settled(self, context: TaskContext) -> Draw | None:
+        """What every run of a task starts with, where that depends on nothing else; else `None`, and `draw` says."""
+        ...
+
     def draw(self, context: TaskContext, body: Mapping[str, Any], run_id: str) -> Draw | None:
         """What a run starts with, the same for the same run id and route table; `None` where nothing is known."""
         ...

@@ -265,6 +265,18 @@ RUN_COLUMNS: Final = tuple(one.name for one in fields(Run))
 SELECT_CALLS: Final = f"SELECT id, {', '.join(COLUMNS)} FROM calls"  # noqa: S608 - names of ours
 SELECT_RUNS: Final = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"  # noqa: S608 - names of ours
 _INSERT_RUN: Final = _insert("runs", RUN_COLUMNS)
+OUTPUT_TOKENS: Final = (
+    "SELECT task, output_tokens FROM (SELECT * FROM calls ORDER BY id DESC LIMIT 20000) WHERE output_tokens IS NOT NULL "
+    "AND outcome NOT IN ('truncated', 'error', 'rejected', 'cancelled') AND arm <> 'shadow' AND session = '' ORDER BY id"
+)
+
+
+def output_tokens(rows: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
+    """What `OUTPUT_TOKENS` selects, by task and oldest first."""
+    found: dict[str, list[int]] = {}
+    for task, tokens in rows:
+        found.setdefault(task, []).append(tokens)
+    return found
 
 
 def run_values(run: Run) -> tuple[Any, ...]:

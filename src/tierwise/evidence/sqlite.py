@@ -24,6 +24,7 @@ from tierwise.evidence.files import connect, explain
 from tierwise.evidence.health import UNPRICED_MODELS, StoreHealth, measure
 from tierwise.evidence.rollup import SELECT_EVIDENCE, evidence_row, merge, sum_up, task_names
 from tierwise.evidence.rows import (
+    OUTPUT_TOKENS,
     SELECT_CALLS,
     SELECT_RUNS,
     CallRow,
@@ -33,6 +34,7 @@ from tierwise.evidence.rows import (
     clean_values,
     insert_calls,
     insert_runs,
+    output_tokens,
     run_row,
     run_values,
 )
@@ -308,6 +310,10 @@ class SqliteStore:
         """The tasks that have evidence, by name."""
         with self._used() as connection:
             return task_names(connection)
+
+    def output_tokens(self) -> dict[str, list[int]]:
+        """Output tokens of whole answers by task, oldest first: of the application's latest 20,000 calls."""
+        return output_tokens(self._rows(OUTPUT_TOKENS, ()))
 
     def unpriced_models(self) -> list[tuple[str, str, int]]:
         """(provider, model, calls) of calls with tokens and without a cost, most calls first."""

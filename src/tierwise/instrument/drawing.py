@@ -15,7 +15,7 @@ from tierwise.instrument.dialects.base import Dialect, Reading
 from tierwise.instrument.guard import tell
 from tierwise.instrument.ladder import Attempt, RoutedRun
 from tierwise.instrument.lanes import Lane
-from tierwise.instrument.observation import Observation, make_routed
+from tierwise.instrument.observation import Observation
 from tierwise.instrument.requests import keep_room, with_body
 
 if TYPE_CHECKING:
@@ -31,10 +31,26 @@ if hasattr(os, "register_at_fork"):
 class QuickRun:
     """The usual run: one whole answer of the instrumented client itself, and nothing to do after a success.
 
-    What is needed to go on is made only when its call was none.
+    It is what its call is routed by (see `Routed`); what is needed to go on is made only when its call was no success.
     """
 
-    __slots__ = ("_body", "_context", "_dialect", "_draw", "_lane", "_options", "_raw_mode", "_run_id", "hook", "rest")
+    __slots__ = (
+        "_body",
+        "_dialect",
+        "_draw",
+        "_lane",
+        "_options",
+        "_raw_mode",
+        "_run_id",
+        "arm",
+        "candidate",
+        "context",
+        "hook",
+        "propensity",
+        "rest",
+        "version",
+    )
+    run: None = None
 
     def __init__(
         self,
@@ -44,36 +60,59 @@ class QuickRun:
         body: Mapping[str, Any],
         raw_mode: str | None,
         context: TaskContext,
-        run_id: str,
+        run_id: str | None,
         draw: Draw,
         lane: Lane,
     ) -> None:
         self.hook, self._dialect, self._options, self._body, self._raw_mode = hook, dialect, options, body, raw_mode
-        self._context, self._run_id, self._draw, self._lane = context, run_id, draw, lane
+        self.context, self._run_id, self._draw, self._lane = context, run_id, draw, lane
+        self.candidate, self.arm, self.version, self.propensity = (
+            draw.candidate,
+            draw.arm,
+            draw.version,
+            draw.propensity,
+        )
         self.rest: RoutedRun | None = None
         """The run from its second call on."""
 
-    def attempt(self) -> Attempt:
-        """The call of the run, ready to be sent."""
-        hook, draw, lane = self.hook, self._draw, self._lane
+    def attempt(self) -> tuple[Observation, Any]:
+        """The call of the run and the options to send it with."""
+        hook, lane = self.hook, self._lane
         body = {**self._body, "model": lane.model}
-        keep_room(hook, self._context.name, body, raises=draw.raise_max_tokens)
+        keep_room(hook, self.context.name, body, raises=self._draw.raise_max_tokens)
         options = with_body(self._options, body, lane)
-        routed = make_routed(draw.candidate, draw.arm, draw.version, draw.propensity, self._context, None, self._ended)
-        observation = Observation(hook, self._dialect, body, False, self._raw_mode, routed=routed)
-        return Attempt(lane, observation, options, draft=False)
+        return Observation(hook, self._dialect, body, False, self._raw_mode, None, self), options
 
-    def _ended(self, observation: Observation, call: Call, reading: Reading, error: BaseException | None) -> Call:
+    def begun(self, observation: Observation, options: Any) -> Attempt:
+        """The call as the rest of the run knows it."""
+        return Attempt(self._lane, observation, options, draft=False)
+
+    def ended(self, observation: Observation, call: Call, reading: Reading, error: BaseException | None) -> Call:
+        """The call is about to be recorded; gives the call to record."""
         if call.outcome == "success":
-            self.hook.wiring.limits.saw(call)
+            usage = call.usage
+            if usage is not None and usage.output_tokens is not None:
+                self.hook.wiring.limits.add(self.context.name, usage.output_tokens)
             return call
         rest = RoutedRun(
-            self.hook, self._dialect, self._options, self._body, self._raw_mode, self._context, self._run_id, self._draw
+            self.hook,
+            self._dialect,
+            self._options,
+            self._body,
+            self._raw_mode,
+            self.context,
+            self._run_id or new_run_id(),
+            self._draw,
         )
         rest.joined(self._lane, observation.t0)
         call = rest.ended(observation, call, reading, error)
         self.rest = rest
         return call
+
+
+def new_run_id() -> str:
+    """An id for a run that the application gave none."""
+    return f"{_ids.getrandbits(64):016x}"
 
 
 def routed_run(
@@ -82,23 +121,41 @@ def routed_run(
     """Draw a run. Raises `RouteError` where nothing is known of its task."""
     scope = current_scope()
     context = effective_context(scope, hook.task)
-    their_run = scope.run if scope is not None else None
-    run_id = context.run_id or f"{_ids.getrandbits(64):016x}"
-    draw = _drawn(hook, context, body, run_id)
+    their_run = None if scope is None else scope.run
+    draw, run_id = _drawn(hook, context, body)
     if not (stream or draw.several or draw.shadow or their_run is not None):
-        lane = hook.lanes.lane(hook, None, draw.candidate) if draw.candidate not in hook.wiring.models else None
-        if lane is not None:
-            return QuickRun(hook, dialect, options, body, raw_mode, context, run_id, draw, lane)
-    return RoutedRun(hook, dialect, options, body, raw_mode, context, run_id, draw, stream=stream, their_run=their_run)
+        candidate = draw.candidate
+        if candidate not in hook.wiring.models:
+            lane = hook.own_lanes.get(candidate) or hook.lanes.lane(hook, None, candidate)
+            if lane is not None:
+                return QuickRun(hook, dialect, options, body, raw_mode, context, run_id, draw, lane)
+    return RoutedRun(
+        hook,
+        dialect,
+        options,
+        body,
+        raw_mode,
+        context,
+        run_id or new_run_id(),
+        draw,
+        stream=stream,
+        their_run=their_run,
+    )
 
 
-def _drawn(hook: Hook, context: TaskContext, body: Mapping[str, Any], run_id: str) -> Draw:
-    """What the router says; where it raises, the default model. Raises `RouteError` where nothing is known at all."""
-    wiring = hook.wiring
+def _drawn(hook: Hook, context: TaskContext, body: Mapping[str, Any]) -> tuple[Draw, str | None]:
+    """What the router says, and the run id where the draw depends on one; where it raises, the default model.
+
+    Raises `RouteError` where nothing is known at all.
+    """
+    wiring, run_id = hook.wiring, context.run_id
     draw = None
     try:
         if wiring.router is not None:
-            draw = wiring.router.draw(context, body, run_id)
+            draw = wiring.router.settled(context)
+            if draw is None:
+                run_id = run_id or new_run_id()
+                draw = wiring.router.draw(context, body, run_id)
     except Exception as fault:  # noqa: BLE001
         tell(hook.recorder, "router", fault)
         policy = wiring.policy_for(context.name)
@@ -109,4 +166,4 @@ def _drawn(hook: Hook, context: TaskContext, body: Mapping[str, Any], run_id: st
             f"model='auto': nothing is known of task {context.name!r}: no route, no candidates, no default; "
             'name the model, add the task or "*" to tierwise.yaml, or set defaults: {model: ...} there'
         )
-    return draw
+    return draw, run_id

@@ -24,6 +24,7 @@ from tierwise.instrument.judging import LatePrice, json_expected, judge_reading
 from tierwise.instrument.marks import Mark, fill
 
 if TYPE_CHECKING:
+    from tierwise.instrument.drawing import QuickRun
     from tierwise.instrument.hook import Hook
 
 RAW_RESPONSE_HEADER: Final = "X-Stainless-Raw-Response"
@@ -131,7 +132,7 @@ class Observation:
         stream: bool,
         raw_mode: str | None = None,
         endpoint: Endpoint | None = None,
-        routed: Routed | None = None,
+        routed: Routed | QuickRun | None = None,
     ) -> None:
         self.hook, self.dialect, self.stream, self.body, self.raw_mode = hook, dialect, stream, body, raw_mode
         self.request: Request = dialect.request(body, endpoint or hook.endpoint, stream=stream)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from tierwise.instrument.lanes import Lane, headers_for
@@ -11,7 +11,9 @@ from tierwise.instrument.observation import RAW_RESPONSE_HEADER
 if TYPE_CHECKING:
     from tierwise.instrument.hook import Hook
 
-_set: Final = object.__setattr__
+_new: Final = object.__new__
+_members: Final[dict[type, tuple[Callable[[Any, Any], None], ...]]] = {}
+_TOKEN_LIMITS: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
 
 def with_candidate(body: Mapping[str, Any], lane: Lane) -> dict[str, Any]:
@@ -27,10 +29,7 @@ def with_candidate(body: Mapping[str, Any], lane: Lane) -> dict[str, Any]:
 
 def with_body(options: Any, body: dict[str, Any], lane: Lane) -> Any:
     """A copy of a request's options with another body; the caller's stay as they are."""
-    made = copied(options)
-    made.__dict__["json_data"] = body  # past pydantic, which takes a µs for each field
-    if made.extra_json is not None:
-        made.extra_json = None  # the body holds what was extra
+    made = copied(options, body)
     if not lane.own:
         made.headers = headers_for(lane, made.headers)
     return made
@@ -46,27 +45,49 @@ def make_private(options: Any) -> None:
 
 def keep_room(hook: Hook, task: str, body: dict[str, Any], *, raises: bool) -> None:
     """Look at the request's token limit, and raise it where it would cut the answer and the policy allows that."""
-    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
-        limit = body.get(name)
-        if limit.__class__ is int:
-            enough = hook.wiring.limits.enough(task, limit, raises=raises)
-            if enough is not None:
-                body[name] = enough
-            return
+    for name in _TOKEN_LIMITS:
+        if name in body:
+            limit = body[name]
+            if limit.__class__ is int:
+                enough = hook.wiring.limits.enough(task, limit, raises=raises)
+                if enough is not None:
+                    body[name] = enough
+                return
 
 
-def copied(options: Any) -> Any:
-    """A copy of a request's options, at a fraction of what pydantic's own takes."""
-    kind: Any = type(options)
-    try:
-        made = kind.__new__(kind)
-        _set(made, "__dict__", dict(options.__dict__))
-        _set(made, "__pydantic_fields_set__", set(options.__pydantic_fields_set__))
-        _set(made, "__pydantic_extra__", options.__pydantic_extra__)
-        _set(made, "__pydantic_private__", options.__pydantic_private__)
-    except AttributeError:  # not a model of pydantic 2
-        return options.copy()
+def copied(options: Any, body: dict[str, Any]) -> Any:
+    """A copy of a request's options with another body, at a fraction of what pydantic's own takes."""
+    kind = type(options)
+    known = _members.get(kind)
+    if known is None:
+        known = _members[kind] = _members_of(kind)
+    if not known:
+        made = options.copy()
+        made.json_data, made.extra_json = body, None
+        return made
+    made = _new(kind)
+    values = options.__dict__.copy()
+    values["json_data"] = body
+    if values.get("extra_json") is not None:
+        values["extra_json"] = None  # the body holds what was extra
+    set_values, set_names, set_extra, set_private = known
+    set_values(made, values)
+    set_names(made, options.__pydantic_fields_set__.copy())
+    set_extra(made, options.__pydantic_extra__)
+    set_private(made, options.__pydantic_private__)
     return made
+
+
+def _members_of(kind: type) -> tuple[Callable[[Any, Any], None], ...]:
+    """What sets the parts of a model of pydantic 2 without a look-up by name; nothing for any other class."""
+    found = []
+    for name in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"):
+        member = next((base.__dict__[name] for base in kind.__mro__ if name in base.__dict__), None)
+        setter = getattr(member, "__set__", None)
+        if setter is None:
+            return ()
+        found.append(setter)
+    return tuple(found)
 
 
 def _as_it_is(value: Any) -> Any:

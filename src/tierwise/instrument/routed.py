@@ -89,21 +89,21 @@ def quick_sync(
 ) -> Any:
     """Send a run that is over with its first success, which nearly every one is; else `route_sync` goes on."""
     try:
-        attempt = quick.attempt()
+        observation, shaped = quick.attempt()
     except Exception as fault:  # noqa: BLE001
         plain = with_default_model(quick.hook, options)
         tell(quick.hook.recorder, "route", fault)
         return owner.request(client, cast_to, plain, stream_cls=stream_cls)
     found, error = _NOTHING, None
     try:
-        found = send(owner, client, attempt.observation, cast_to, attempt.options, False, None)
+        found = send(owner, client, observation, cast_to, shaped, False, None)
     except Exception as raised:
         if quick.rest is None:
             raise
         error = raised
     if quick.rest is None:
         return found
-    quick.rest.begun = (attempt, found, error)
+    quick.rest.begun = (quick.begun(observation, shaped), found, error)
     return route_sync(send, owner, client, quick.rest, cast_to, options, stream_cls)
 
 
@@ -112,21 +112,21 @@ async def quick_async(
 ) -> Any:
     """As `quick_sync`, awaited."""
     try:
-        attempt = quick.attempt()
+        observation, shaped = quick.attempt()
     except Exception as fault:  # noqa: BLE001
         plain = with_default_model(quick.hook, options)
         tell(quick.hook.recorder, "route", fault)
         return await owner.request(client, cast_to, plain, stream_cls=stream_cls)
     found, error = _NOTHING, None
     try:
-        found = await send(owner, client, attempt.observation, cast_to, attempt.options, False, None)
+        found = await send(owner, client, observation, cast_to, shaped, False, None)
     except Exception as raised:
         if quick.rest is None:
             raise
         error = raised
     if quick.rest is None:
         return found
-    quick.rest.begun = (attempt, found, error)
+    quick.rest.begun = (quick.begun(observation, shaped), found, error)
     return await route_async(send, owner, client, quick.rest, cast_to, options, stream_cls)
 
 

@@ -61,6 +61,8 @@ class Arms:
     """What each condition leads to."""
     counts_tokens: bool = False
     """A condition looks at the size of the input."""
+    settled: Draw | None = None
+    """What every run of usual risk takes, where there is one arm and no condition."""
 
     def draw(self, run_id: str, facts: Facts) -> Draw:
         """What a run starts with."""
@@ -83,7 +85,7 @@ def arms_of(
     candidates = policy.candidates or (() if default_model is None else (default_model,))
     if not policy.route and candidates:
         fixed = Draw(task=task, candidate=default_model or candidates[0], arm="pinned", version=version)
-        return Arms(task=task, version=version, draws=(fixed,))
+        return Arms(task=task, version=version, draws=(fixed,), settled=fixed)
     if route is None:
         if not candidates:
             return None
@@ -91,10 +93,11 @@ def arms_of(
     making = _Making(task=task, route=route, policy=policy, version=version, candidates=candidates)
     shares = shares_of(route)
     own = (route.primary, *(name for name in candidates if name != route.primary))
+    draws = tuple(making.drawn(name, share) for name, share in shares.items())
     return Arms(
         task=task,
         version=version,
-        draws=tuple(making.drawn(name, share) for name, share in shares.items()),
+        draws=draws,
         edges=tuple(accumulate(shares.values()))[:-1],
         risky=None if policy.risk == "high" else making.fixed(own, review=True),
         conditions=policy.conditions,
@@ -102,6 +105,7 @@ def arms_of(
             making.fixed(one.candidates or own, review=one.review is True, risk=one.risk) for one in policy.conditions
         ),
         counts_tokens=asks_for_tokens(policy.conditions),
+        settled=draws[0] if len(draws) == 1 and not policy.conditions else None,
     )
 
 

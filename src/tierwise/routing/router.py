@@ -32,6 +32,11 @@ class Router:
         """Whether anything is known that a run could be sent to."""
         return self._set_up or bool(self._table().routes)
 
+    def settled(self, context: TaskContext) -> Draw | None:
+        """What every run of a task starts with, where there is one arm and nothing to look at in the call."""
+        arms = self.arms(context.name)
+        return None if arms is None or context.risk == "high" or not context.route else arms.settled
+
     def draw(self, context: TaskContext, body: Mapping[str, Any], run_id: str) -> Draw | None:
         """What a run starts with; `None` where nothing is known of its task."""
         arms = self.arms(context.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import Final
 
 from opentelemetry._logs import Logger, LogRecord, SeverityNumber
@@ -10,7 +11,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, StatusCode, set_span_in_context
 from opentelemetry.util.types import AnyValue
 
-from tierwise.core.call import Call, Content, Request, Run, TaskContext, Usage
+from tierwise.core.call import Arm, Call, Content, Request, Run, TaskContext, Usage
 from tierwise.telemetry import semconv as sc
 from tierwise.telemetry.metrics import error_type_of
 from tierwise.telemetry.quick import set_clean_attributes
@@ -170,29 +171,34 @@ def _set_rest(attributes: Attributes, call: Call) -> None:
         attributes[sc.CANDIDATE] = text(call.candidate)
     if call.context.run_id is not None:
         attributes[sc.RUN_ID] = text(call.context.run_id)
+        if call.rung == 0 and call.route_version is not None:
+            attributes[sc.FEATURE_FLAG_CONTEXT] = text(call.context.run_id)
     if call.route_version is not None:
-        attributes[sc.ROUTE_VERSION] = call.route_version
         if call.rung == 0:
-            _set_flag(attributes, call)
+            attributes.update(_flag(call.context.name, call.candidate, call.arm, call.route_version, call.propensity))
+        else:
+            attributes[sc.ROUTE_VERSION] = call.route_version
     if call.propensity is not None:
         attributes[sc.PROPENSITY] = float(call.propensity)
 
 
-def _set_flag(attributes: Attributes, call: Call) -> None:
-    """A route is a feature flag: its task the key, the candidate the variant."""
-    if call.arm == "fallback":
+@lru_cache(maxsize=1024)
+def _flag(task: str, candidate: str, arm: Arm, version: int, propensity: float | None) -> Attributes:
+    """A route is a feature flag: its task the key, the candidate the variant. The same for all calls of an arm."""
+    if arm == "fallback":
         reason = sc.FLAG_ERROR
-    elif call.arm == "pinned":
+    elif arm == "pinned":
         reason = sc.FLAG_MATCH
     else:
-        reason = sc.FLAG_STATIC if call.propensity in (None, 1.0) else sc.FLAG_SPLIT
-    attributes[sc.FEATURE_FLAG_KEY] = text(call.context.name)
-    attributes[sc.FEATURE_FLAG_PROVIDER] = sc.FLAG_PROVIDER
-    attributes[sc.FEATURE_FLAG_VARIANT] = text(call.candidate)
-    attributes[sc.FEATURE_FLAG_REASON] = reason
-    attributes[sc.FEATURE_FLAG_VERSION] = str(call.route_version)
-    if call.context.run_id is not None:
-        attributes[sc.FEATURE_FLAG_CONTEXT] = text(call.context.run_id)
+        reason = sc.FLAG_STATIC if propensity in (None, 1.0) else sc.FLAG_SPLIT
+    return {
+        sc.ROUTE_VERSION: version,
+        sc.FEATURE_FLAG_KEY: text(task),
+        sc.FEATURE_FLAG_PROVIDER: sc.FLAG_PROVIDER,
+        sc.FEATURE_FLAG_VARIANT: text(candidate),
+        sc.FEATURE_FLAG_REASON: reason,
+        sc.FEATURE_FLAG_VERSION: str(version),
+    }
 
 
 def run_start_attributes(context: TaskContext) -> dict[str, str]:
