@@ -104,6 +104,7 @@ def test_session_and_store_are_narrated_apart_from_the_data(gateway: Gateway) ->
     result = bench("--models", MODELS, "--base-url", gateway.base_url, "--runs", "1", "--json", "--no-probe")
     assert json.loads(result.stdout)["token_budget"] is None
     assert "calls.db as session bench-" in result.stderr
+    assert "see `tierwise plan --store calls.db`" in result.stderr
     assert "--allow-code" in result.stderr
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -134,7 +135,7 @@ def command(
             f"warning: {settings.store_path} holds live calls of {names}; the suite {chosen.name!r} uses the same "
             f"name{'s' if len(shared) > 1 else ''}. Its runs are randomised, and `tierwise plan` compares models by randomised "
             "runs before the observational ones of your traffic: verdicts would rest on this suite's prompts. To keep them "
-            "apart, stop (Ctrl-C) and use --store bench.db, or --task, or a suite with other names",
+            "apart, stop (Ctrl-C) and use --store .tierwise/bench.db, or --task, or a suite with other names",
             style="yellow",
         )
     calls, bench = _measure(chosen, options, settings, url=url, key_name=api_key_env, runs=runs)
@@ -148,7 +149,8 @@ def command(
         say("python_tests checks are left out: they run the answers' code; allow it with --allow-code")
     for model, error in bench.failures.items():
         say(f"{model}: some calls failed, the last with {type(error).__name__}: {str(error)[:300]}", style="yellow")
-    say(f"recorded in {settings.store_path} as session {bench.session}; see `tierwise plan`")
+    named = "" if store is None else f" --store {shlex.quote(store)}"
+    say(f"recorded in {settings.store_path} as session {bench.session}; see `tierwise plan{named}`")
 
 
 def _live_tasks(settings: Settings, suite: Suite) -> list[str]:
