@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 import tierwise
-from support.canned import Reply, chat, httpx, stream
+from support.canned import Reply, chat, httpx, stream, typed
 from support.routing import AUTO, MESSAGES, policy, routed, table
 from tierwise.core.checks import min_confidence
 from tierwise.core.cost import flat_rates
@@ -181,19 +181,19 @@ def test_clean_up_alone_needs_no_ladder() -> None:
 def test_a_parsed_answer_is_cleaned_before_it_is_parsed() -> None:
     """`.parse()` would raise for the fence; it gets the parsed type."""
     made = routed(chat(FENCED), policy=policy("a", "b", ladder=CLEANING))
-    answer = made.client.chat.completions.parse(**AUTO, response_format=Out)
+    answer = typed(made.client).parse(**AUTO, response_format=Out)
     assert answer.choices[0].message.parsed == Out(a=1)
     assert type(answer).__name__.startswith("ParsedChatCompletion")
     assert made.asked == ["a"]
     made = routed(chat(FENCED), policy=policy("a", ladder=Ladder()))
     with pytest.raises(ValidationError):
-        made.client.chat.completions.parse(**AUTO, response_format=Out)
+        typed(made.client).parse(**AUTO, response_format=Out)
 
 
 def test_a_parsed_answer_climbs_where_it_cannot_be_cleaned() -> None:
     """What `.parse()` raised for one candidate is not raised when the next one holds the type."""
     made = routed(chat('{"b": 1}'), chat('{"a": 2}'), policy=policy("a", "b", ladder=CLIMB))
-    answer = made.client.chat.completions.parse(**AUTO, response_format=Out)
+    answer = typed(made.client).parse(**AUTO, response_format=Out)
     assert answer.choices[0].message.parsed == Out(a=2)
 
 
@@ -358,7 +358,7 @@ def test_a_review_survives_its_failures() -> None:
     made = routed(chat("Draft."), broken, policy=policy("d", risk="high", review=REVIEW, ladder=Ladder(max_rungs=1)))
     assert content(made.client.chat.completions.create(**AUTO)) == "Draft."
     made = routed(chat('{"a": 1}'), chat('{"a": 2}'), policy=policy("d", risk="high", review=REVIEW))
-    parsed = made.client.chat.completions.parse(**AUTO, response_format=Out)
+    parsed = typed(made.client).parse(**AUTO, response_format=Out)
     assert parsed.choices[0].message.parsed == Out(a=2)
     raw = made.client.chat.completions.with_raw_response.create(**AUTO)
     assert content(raw.parse()) == '{"a": 2}'
