@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from support.promserver import Answer, Asked, Standin, empty, matrix, ok, standin
+from tierwise.core.decide import decide
 from tierwise.core.errors import ConfigError, EvidenceError
 from tierwise.core.evidence import HOUR_S
+from tierwise.core.policy import TaskPolicy
 from tierwise.evidence.prometheus import SETTLE_S, PrometheusSource
 from tierwise.evidence.prometheus_http import Access, Http, TooMuchError, retry_after
 from tierwise.surfaces.cli.source import names
@@ -234,6 +236,35 @@ def test_extrapolated_counts_are_refused(server: Standin) -> None:
     server.answer = during("/query_range", ok(matrix((CALLS, {END: 10.5}))))
     with pytest.raises(EvidenceError, match="not a whole number"):
         read(server)
+
+
+def test_buckets_of_which_only_some_were_stored_are_left_out(server: Standin) -> None:
+    """Classic buckets that fall towards the higher edges make negative counts: the hour is refused, and told."""
+    buckets = {**CALLS, "__name__": "tierwise_call_duration_seconds_bucket"}
+    stored = matrix(
+        (CALLS, {END - HOUR_S: 10, END: 22}),
+        ({**buckets, "le": "1"}, {END - HOUR_S: 9, END: 21}),
+        ({**buckets, "le": "2"}, {END - HOUR_S: 10, END: 11}),
+        ({**buckets, "le": "+Inf"}, {END - HOUR_S: 10, END: 11}),
+    )
+
+    def half(asked: Asked) -> Answer | None:
+        if asked.path.endswith("__name__/values"):
+            return ok(["tierwise_calls_total", buckets["__name__"]])
+        return (
+            healthy(asked) if "resets(" in asked.values.get("query", "") else during("/query_range", ok(stored))(asked)
+        )
+
+    server.answer = half
+    (found,), _ = read(server)
+    (series,) = found.series.values()
+    assert (found.invalid, [hour for hour, _ in found.refused()]) == (1, [END - HOUR_S])
+    assert series.column("n") == [10]
+    decided = decide(found, TaskPolicy(task="summary", candidates=("small",)), None, END)
+    (report,) = decided.candidates
+    assert report.latency_p50_s is not None
+    assert 0.8 < report.latency_p50_s <= 1.0
+    assert any("1 rows of evidence were left out" in reason.text for reason in decided.reasons)
 
 
 def test_hours_without_any_sample_are_told(server: Standin) -> None:

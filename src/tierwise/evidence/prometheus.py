@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from tierwise.core.errors import EvidenceError
 from tierwise.core.evidence import HOUR_S
-from tierwise.evidence.prometheus_api import Api, Dialect, Samples
+from tierwise.evidence.prometheus_api import Api, Dialect
 from tierwise.evidence.prometheus_build import Sums
 from tierwise.evidence.prometheus_http import Access, Http, TooMuchError
-from tierwise.evidence.prometheus_names import (
-    HEARTBEAT,
-    METRIC_ROLES,
-    RECORDED_PREFIX,
-    RECORDED_SUFFIX,
-    Names,
-    Naming,
-    any_of,
-    namings,
-    quoted,
-    selector,
+from tierwise.evidence.prometheus_names import HEARTBEAT, Names, namings, quoted, selector
+from tierwise.evidence.prometheus_raw import Matcher, Raw, places
+from tierwise.evidence.prometheus_reader import (
+    RECORDED_CALLS,
+    SETTLE_S,
+    Reader,
+    Server,
+    recorded_hours,
+    recorded_totals,
 )
-from tierwise.evidence.prometheus_raw import Matcher, Place, Raw, places
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -33,8 +29,6 @@ if TYPE_CHECKING:
 
 Recorded = Literal["auto", "never"]
 
-SETTLE_S: Final = 600
-"""How long after its end an hour is read: exporters and queues need time, and the recording rules look back as far."""
 LONGEST_S: Final = 400 * 86_400
 """What "all" means: servers do not say when their data begins."""
 SKEW_ERROR_S: Final = 300
@@ -76,7 +70,7 @@ class PrometheusSource:
         self._names, self._dialect, self._recorded = names, dialect, recorded
         self._matchers: tuple[Matcher, ...] = tuple((name, "=", quoted(value)) for name, value in matchers)
         self._clock = clock
-        self._looked: _Server | None = None
+        self._looked: Server | None = None
 
     def close(self) -> None:
         """Close the connections."""
@@ -99,7 +93,7 @@ class PrometheusSource:
         server = self._server()
         start, end = self._window(since, until)
         label = server.label_path(server.naming.labels["task"])
-        matches = [self._select(name) for name in (server.naming.metrics["calls"], *_RECORDED_CALLS)]
+        matches = [self._select(name) for name in (server.naming.metrics["calls"], *RECORDED_CALLS)]
         return sorted(set(self._api.label_values(label, matches, start, max(start, end))) - {""})
 
     def evidence_by_task(
@@ -127,7 +121,7 @@ class PrometheusSource:
         self._refuse_overflow(server, start, end)
         done = self._recorded_hours(start, hours)
         done -= self._late(server, start, hours, done)
-        reader = _Reader(self, server, start, hours, done)
+        reader = Reader(self._api, server, self._matchers, start, hours, done)
         try:
             yield from self._read(reader, wanted)
         finally:
@@ -135,13 +129,14 @@ class PrometheusSource:
         reader.tell(self.notes)
         self._tell(server)
 
-    def _read(self, reader: _Reader, wanted: Sequence[str]) -> Iterator[TaskEvidence]:
+    def _read(self, reader: Reader, wanted: Sequence[str]) -> Iterator[TaskEvidence]:
         """Batches of tasks, each as large as makes a good answer."""
         size, at = min(_TASKS, max(1, len(wanted) // 4)), 0
         while at < len(wanted):
-            batch = wanted[at : at + size]
+            batch, rest = wanted[at : at + size], wanted[at + size :]
+            upcoming = [rest[:size], rest[size : 2 * size]] if at else []
             try:
-                made = reader.read(batch, wanted[at + size : at + 2 * size] if at else ())
+                made = reader.read(batch, [one for one in upcoming if one])
             except TooMuchError:
                 if len(batch) == 1:
                     raise
@@ -159,7 +154,7 @@ class PrometheusSource:
         start = max(0, since if since is not None else 0, end - LONGEST_S)
         return -(-start // HOUR_S) * HOUR_S, end
 
-    def _kept_from(self, server: _Server, start: int) -> int:
+    def _kept_from(self, server: Server, start: int) -> int:
         """The first hour of which the day before is there too: else old counters would look like new ones."""
         kept = self._api.retention_s(server.dialect)
         now = self._clock() + server.ahead_s
@@ -170,7 +165,7 @@ class PrometheusSource:
             )
         return begin
 
-    def _server(self) -> _Server:
+    def _server(self) -> Server:
         """What is known about the server, asked once."""
         if self._looked is None:
             ahead = self._api.clock_ahead_s()
@@ -185,7 +180,7 @@ class PrometheusSource:
             self._looked = self._discover(dialect, ahead, now)
         return self._looked
 
-    def _discover(self, dialect: Dialect, ahead_s: float, now: int) -> _Server:
+    def _discover(self, dialect: Dialect, ahead_s: float, now: int) -> Server:
         """Which names the server has.
 
         Raises:
@@ -204,15 +199,15 @@ class PrometheusSource:
                 f"{' for this tenant' if self.http.access.tenant else ''}; point OTEL_EXPORTER_OTLP_ENDPOINT of the "
                 "applications to the Collector, and see docs/prometheus.md"
             )
-        return _Server(dialect=dialect, naming=naming, known=mine, has_recorded=has_recorded, ahead_s=ahead_s)
+        return Server(dialect=dialect, naming=naming, known=mine, has_recorded=has_recorded, ahead_s=ahead_s)
 
     def _select(self, name: str, *more: Matcher) -> str:
         return selector([("__name__", "=", quoted(name)), *self._matchers, *more])
 
-    def _refuse_overflow(self, server: _Server, start: int, end: int) -> None:
+    def _refuse_overflow(self, server: Server, start: int, end: int) -> None:
         """Series that an SDK folded together belong to no task and would be missing from some."""
         task = (server.naming.labels["task"], "=", '""')
-        calls = [server.naming.metrics["calls"], *(_RECORDED_CALLS if server.has_recorded else ())]
+        calls = [server.naming.metrics["calls"], *(RECORDED_CALLS if server.has_recorded else ())]
         if self._api.exists([self._select(name, task) for name in calls], start, end):
             raise EvidenceError(
                 f"{self.http.base} holds calls without a task in this window: an SDK had more series than it keeps and "
@@ -222,26 +217,23 @@ class PrometheusSource:
 
     def _recorded_hours(self, start: int, hours: int) -> set[int]:
         """The hours (indices) that the recording rules have summed."""
-        if not self._server().has_recorded:
+        server = self._server()
+        if not server.has_recorded or not hours:
             return set()
-        found: set[int] = set()
-        for first in range(0, hours, _PAGE):
-            last = min(hours, first + _PAGE) - 1
-            for one in recorded_grid(self._api, selector([("__name__", "=", quoted(HEARTBEAT))]), start, first, last):
-                found |= {hour_of(at, start) for at in one.times}
+        chosen = selector([("__name__", "=", quoted(HEARTBEAT))])
+        found = recorded_hours(self._api, chosen, start, hours, plain=False)
+        if server.dialect == "prometheus":
+            server.plain = recorded_hours(self._api, chosen, start, hours, plain=True) == found
         return found
 
-    def _late(self, server: _Server, start: int, hours: int, done: set[int]) -> set[int]:
+    def _late(self, server: Server, start: int, hours: int, done: set[int]) -> set[int]:
         """Recently recorded hours into which samples have come since: the counters know more than the record."""
         calls = server.naming.metrics["calls"]
         recent = sorted(hour for hour in done if hour >= hours - _CHECKED_HOURS)
         if not recent or calls not in server.known:
             return set()
         first, last = recent[0], hours - 1
-        totals = [0.0] * hours
-        for one in recorded_grid(self._api, self._select(_RECORDED_CALLS[0]), start, first, last):
-            for at, value in zip(one.times, one.values, strict=True):
-                totals[hour_of(at, start)] += value
+        totals = recorded_totals(self._api, self._select(RECORDED_CALLS[0]), start, hours, first, last)
         raw = Raw(self._api, server.naming, [calls], self._matchers)
         tasks = {task: Sums(task, server.naming, start, hours) for task in self.tasks(start, start + hours * HOUR_S)}
         raw.read(tasks, start, first, last)
@@ -255,7 +247,7 @@ class PrometheusSource:
             )
         return late
 
-    def _tell(self, server: _Server) -> None:
+    def _tell(self, server: Server) -> None:
         """What the reading should be taken with."""
         now = self._clock() + server.ahead_s
         if abs(server.ahead_s) > SKEW_NOTE_S:
@@ -268,164 +260,3 @@ class PrometheusSource:
             )
         if self._api.instant(f"count(last_over_time({calls}[1h]))", now + HOUR_S + 120):
             self.notes.append("some process sends samples from the future: its clock is ahead; set it by NTP")
-
-
-_RECORDED_CALLS: Final = (f"{RECORDED_PREFIX}calls{RECORDED_SUFFIX}",)
-_PAGE: Final = 720
-
-
-class _Server:
-    """What one server is like."""
-
-    __slots__ = ("ahead_s", "dialect", "has_recorded", "known", "naming")
-
-    def __init__(
-        self, *, dialect: Dialect, naming: Naming, known: list[str], has_recorded: bool, ahead_s: float
-    ) -> None:
-        self.dialect, self.naming, self.known = dialect, naming, known
-        self.has_recorded, self.ahead_s = has_recorded, ahead_s
-
-    def label_path(self, name: str) -> str:
-        """A label's name in a path; Prometheus wants everything unusual escaped."""
-        if self.dialect == "victoriametrics" or name.replace("_", "a").isalnum():
-            return name
-        escaped = (one if one.isalnum() else "__" if one == "_" else f"_{ord(one):x}_" for one in name)
-        return "U__" + "".join(escaped)
-
-
-class _Reader:
-    """Reads batches of tasks: recorded hours, then the others from the counters."""
-
-    def __init__(self, source: PrometheusSource, server: _Server, start: int, hours: int, done: set[int]) -> None:
-        self._api, self._server, self._start, self._hours = source._api, server, start, hours
-        self._matchers, self._done = source._matchers, done
-        self._raw = Raw(self._api, server.naming, server.known, self._matchers)
-        self._runs = list(_stretches(sorted(set(range(hours)) - done)))
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="tierwise-evidence")
-        self._ahead: tuple[tuple[tuple[str, ...], int, int], Future[bytes]] | None = None
-        self._seen: set[int] = set()
-        self._estimated = False
-
-    def close(self) -> None:
-        """Wait for a question that nobody wants to know any more."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def read(self, tasks: Sequence[str], upcoming: Sequence[str] = ()) -> list[TaskEvidence]:
-        """The evidence of some tasks, of those that have any; the server is asked about `upcoming` meanwhile."""
-        sums = {task: Sums(task, self._server.naming, self._start, self._hours) for task in tasks}
-        stretches = list(_stretches(sorted(self._done)))
-        for first, last in stretches:
-            self._read_recorded(sums, first, last, upcoming if (first, last) == stretches[-1] else ())
-        for first, last in self._runs:
-            self._seen |= self._raw.read(sums, self._start, first, last)
-        made = [one.build() for one in sums.values()]
-        self._estimated = self._estimated or any(one.estimated for one in sums.values())
-        return [one for one in made if one.series or one.invalid]
-
-    def tell(self, notes: list[str]) -> None:
-        """Where the evidence came from, and which hours it lacks."""
-        missing = sum(last - first + 1 for first, last in self._runs)
-        if self._done:
-            notes.append(f"{len(self._done):,} hour(s) from recording rules, {missing:,} from the counters themselves")
-        if self._seen:
-            span = set(range(min(self._seen), max(self._seen) + 1))
-            if gaps := span - self._seen - self._done:
-                notes.append(
-                    f"no samples at all in {len(gaps):,} hour(s): the Collector or the server was down, or nothing ran; calls "
-                    "of processes that went on count in the next hour with samples"
-                )
-        if self._raw.resets:
-            notes.append(
-                f"counters began anew in {self._raw.resets:,} hour(s) of processes and were read sample by sample; give each "
-                "process its own service.instance.id"
-            )
-        if self._estimated:
-            notes.append(
-                "some histograms have other edges than tierwise's; their values count at the upper ends of buckets"
-            )
-
-    def _read_recorded(self, sums: dict[str, Sums], first: int, last: int, upcoming: Sequence[str]) -> None:
-        task_label, page = self._server.naming.labels["task"], _PAGE
-        while first <= last:
-            end = min(last, first + page - 1)
-            try:
-                body = self._body(tuple(sums), first, end)
-            except TooMuchError:
-                if page == 1 or len(sums) > 1:
-                    raise
-                page = max(1, page // 2)
-                continue
-            if upcoming and end == last:
-                begin, until = next(_stretches(sorted(self._done)))
-                self._ask_ahead(tuple(upcoming), begin, min(until, begin + _PAGE - 1))
-            for one in self._api.grid_of(body, *_look_times(self._start, first, end)):
-                self._take(one, _RECORDED[one.labels["__name__"]], sums[one.labels.get(task_label, "")], first)
-            first = end + 1
-
-    def _body(self, tasks: tuple[str, ...], first: int, last: int) -> bytes:
-        """The answer about some tasks and hours, which may be on its way already."""
-        waiting, self._ahead = self._ahead, None
-        if waiting is not None and waiting[0] == (tasks, first, last):
-            return waiting[1].result()
-        return self._ask(tasks, first, last)
-
-    def _ask_ahead(self, tasks: tuple[str, ...], first: int, last: int) -> None:
-        self._ahead = (tasks, first, last), self._pool.submit(self._ask, tasks, first, last)
-
-    def _ask(self, tasks: tuple[str, ...], first: int, last: int) -> bytes:
-        task = (self._server.naming.labels["task"], "=~", any_of(tasks))
-        chosen = selector([("__name__", "=~", any_of(_RECORDED)), task, *self._matchers])
-        return self._api.grid_body(f"last_over_time({chosen}[1h])", *_look_times(self._start, first, last))
-
-    def _take(self, one: Samples, place: Place, sums: Sums, first: int) -> None:
-        base = self._start + HOUR_S + _LAST_LOOK_S
-        if one.histograms:
-            hours = [int(at - base) // HOUR_S for at in one.histogram_times]
-            sums.add_histograms(place.role, one.labels, hours, one.histograms)
-        if isinstance(one.times, range):
-            sums.add(place.role, place.part, one.labels, one.values, first)
-        elif one.values:
-            hours = [int(at - base) // HOUR_S for at in one.times]
-            sums.add_sparse(place.role, place.part, one.labels, hours, one.values)
-
-
-_RECORDED: Final = {
-    **{f"{RECORDED_PREFIX}{role}{RECORDED_SUFFIX}": Place(role=role) for role in METRIC_ROLES},
-    **{
-        f"{RECORDED_PREFIX}{role}_{part}{RECORDED_SUFFIX}": Place(role=role, part=part)
-        for role in ("duration", "first_chunk")
-        for part in ("bucket", "inside", "sum")
-    },
-}
-_LAST_LOOK_S: Final = HOUR_S + SETTLE_S - 1
-"""The rules look at an hour from `SETTLE_S` after its end on, until the next one is due; the last look counts."""
-
-
-def recorded_grid(api: Api, chosen: str, start_s: int, first: int, last: int) -> Iterator[Samples]:
-    """Recorded series over hours first … last, indices from `start_s`."""
-    return api.grid(f"last_over_time({chosen}[1h])", *_look_times(start_s, first, last))
-
-
-def _look_times(start_s: int, first: int, last: int) -> tuple[int, int, int]:
-    """Start, end and step of the range query over hours first … last."""
-    begin = start_s + (first + 1) * HOUR_S + _LAST_LOOK_S
-    return begin, begin + (last - first) * HOUR_S, HOUR_S
-
-
-def hour_of(at_s: float, start_s: int) -> int:
-    """Which hour (an index from `start_s`) a point of `recorded_grid` is about."""
-    return round(at_s - _LAST_LOOK_S - start_s) // HOUR_S - 1
-
-
-def _stretches(hours: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Consecutive numbers as (first, last)."""
-    first = last = None
-    for hour in hours:
-        if last is not None and hour == last + 1:
-            last = hour
-            continue
-        if first is not None and last is not None:
-            yield first, last
-        first = last = hour
-    if first is not None and last is not None:
-        yield first, last

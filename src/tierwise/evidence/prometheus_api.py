@@ -1,39 +1,24 @@
-"""The query API of a Prometheus-compatible server: questions, answers read fast and mistrusted, what is partial refused."""
+"""Query API of a Prometheus-compatible server: questions, and answers mistrusted: what is partial or odd is refused."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 
 from tierwise.core.errors import EvidenceError
-from tierwise.core.records import dataclass
 from tierwise.evidence.prometheus_http import Http
+from tierwise.evidence.prometheus_samples import Samples, from_api, scanned
 
 Dialect = Literal["prometheus", "victoriametrics"]
-Histogram = tuple[float, float, Sequence[str], Sequence[str]]
-"""Count, sum, upper edges of the buckets that are not empty, their counts; as they came."""
 
 _POLITE: Final = (("nocache", "1"), ("partial_response", "false"), ("deny_partial_response", "1"), ("dedup", "true"))
 """VictoriaMetrics: answer for the times asked for; Thanos, VictoriaMetrics: no partial answers. Others ignore them."""
 _QUERY: Final = "/api/v1/query"
 _RANGE: Final = "/api/v1/query_range"
-_VALUES, _HISTOGRAMS = '"values":[[', '"histograms":[['
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Samples:
-    """One series of an answer: numbers and, of native histograms, distributions, each at Unix seconds."""
-
-    labels: Mapping[str, str]
-    times: Sequence[float] = ()
-    """Of a range query without gaps a `range`."""
-    values: Sequence[float] = ()
-    histogram_times: Sequence[float] = ()
-    histograms: Sequence[Histogram] = ()
 
 
 class Api:
@@ -63,9 +48,12 @@ class Api:
         """
         return self.grid_of(self.grid_body(query, start_s, end_s, step_s), start_s, end_s, step_s)
 
-    def grid_body(self, query: str, start_s: int, end_s: int, step_s: int) -> bytes:
-        """The answer of `grid` as it came, for `grid_of`."""
+    def grid_body(self, query: str, start_s: int, end_s: int, step_s: int, *, lookback_s: int | None = None) -> bytes:
+        """The answer of `grid` as it came, for `grid_of`; `lookback_s`: how old a sample may be that a plain selector
+        finds (Prometheus; others may not know it)."""
         parameters = [("query", query), ("start", str(start_s)), ("end", str(end_s)), ("step", str(step_s)), *_POLITE]
+        if lookback_s is not None:
+            parameters.append(("lookback_delta", str(lookback_s)))
         return self.http.post(_RANGE, parameters)[0]
 
     def grid_of(self, body: bytes, start_s: int, end_s: int, step_s: int) -> Iterator[Samples]:
@@ -135,21 +123,17 @@ class Api:
         return _duration(f"{text}M" if text.isdecimal() else text)
 
     def _series(self, body: bytes, grid: range | None = None) -> Iterator[Samples]:
-        try:
-            text = body.decode("utf-8")
-        except UnicodeDecodeError:
-            raise self._nonsense(body) from None
-        plain = text.startswith('{"status":"success"') and '"resultType":"matrix","result":[' in text[:200]
-        if plain and '"warnings":[' not in text and '"isPartial":true' not in text:
-            return self._scan(text, grid)
+        plain = body.startswith(b'{"status":"success"') and b'"resultType":"matrix","result":[' in body[:200]
+        if plain and b'"warnings":[' not in body and b'"isPartial":true' not in body:
+            return self._scan(body, grid)
         return iter(self._parsed(body))
 
-    def _scan(self, text: str, grid: range | None) -> Iterator[Samples]:
+    def _scan(self, body: bytes, grid: range | None) -> Iterator[Samples]:
         """Series of an answer in the one form that servers write, without an object for each sample."""
         try:
-            yield from _scanned(text, grid)
+            yield from scanned(body, grid)
         except (ValueError, IndexError, TypeError, RecursionError):
-            raise self._nonsense(text.encode()) from None
+            raise self._nonsense(body) from None
 
     def _parsed(self, body: bytes) -> list[Samples]:
         """The same from any valid JSON."""
@@ -158,7 +142,7 @@ class Api:
             kind, result = found["resultType"], found["result"]
             if kind not in ("vector", "matrix"):
                 raise ValueError(kind)
-            return [_from_json(one) for one in result]
+            return [from_api(one) for one in result]
         except (KeyError, ValueError, TypeError, IndexError, AttributeError):
             raise self._nonsense(body) from None
 
@@ -197,93 +181,6 @@ class Api:
             f"{self.http.base} answers with something that is not the Prometheus API{page}; check --url and what stands "
             "between here and there"
         )
-
-
-def _scanned(text: str, grid: range | None) -> Iterator[Samples]:
-    """Series of a matrix answer. Inside JSON strings every quote is escaped, so the marks looked for cannot be there."""
-    position, mark = text.index('"result":') + 9, '{"metric":'
-    decode = json.JSONDecoder().raw_decode
-    known = {} if grid is None else {f"{before}{at},": at for at in grid for before in ("", "],[")}
-    if text[position + 1] == "]":
-        return
-    while True:
-        position += 1
-        if not text.startswith(mark, position):
-            raise ValueError("series")
-        labels, position = decode(text, position + len(mark))
-        times: Sequence[float] = ()
-        values: Sequence[float] = ()
-        histogram_times: Sequence[float] = ()
-        histograms: Sequence[Histogram] = ()
-        while text[position] == ",":
-            position += 1
-            if text.startswith(_VALUES, position):
-                end = text.index("]]", position)
-                times, values = _numbers(text[position + len(_VALUES) : end], grid, known)
-                position = end + 2
-            elif text.startswith(_HISTOGRAMS, position):
-                end = text.index("}]]", position)
-                histogram_times, histograms = _distributions(text[position + len(_HISTOGRAMS) : end], known)
-                position = end + 3
-            else:
-                raise ValueError("field")
-        if text[position] != "}":
-            raise ValueError("brace")
-        position += 1
-        yield Samples(labels=labels, times=times, values=values, histogram_times=histogram_times, histograms=histograms)
-        if text[position] == "]":
-            return
-        if text[position] != ",":
-            raise ValueError("comma")
-
-
-def _numbers(body: str, grid: range | None, known: Mapping[str, float]) -> tuple[Sequence[float], list[float]]:
-    """`1700000000,"3"],[1700003600,"4"` as times and values; `known` has the times of the grid as they are written."""
-    parts = body.split('"')
-    values = list(map(float, parts[1::2]))
-    if grid is not None and len(values) == len(grid):
-        return grid, values
-    written = parts[0:-1:2]
-    try:
-        return list(map(known.__getitem__, written)), values
-    except KeyError:
-        return [float(part.strip("],[")) for part in written], values
-
-
-def _distributions(body: str, known: Mapping[str, float]) -> tuple[list[float], list[Histogram]]:
-    """`1700000000,{"count":"3","sum":"1.5","buckets":[[0,"0.5","0.65","3"]]}],[…` as times and histograms."""
-    times: list[float] = []
-    found: list[Histogram] = []
-    for one in body.split("}],["):
-        part = one.split('"')
-        at = known.get(part[0][:-1])
-        times.append(float(part[0][:-2]) if at is None else at)
-        if part[1] != "count" or part[5] != "sum":
-            raise ValueError("histogram")
-        found.append((float(part[3]), float(part[7]), part[13::6], part[15::6]))
-    return times, found
-
-
-def _from_json(one: Mapping[str, Any]) -> Samples:
-    values = one.get("values") or ([one["value"]] if "value" in one else [])
-    histograms = one.get("histograms") or ([one["histogram"]] if "histogram" in one else [])
-    return Samples(
-        labels={str(name): str(value) for name, value in one["metric"].items()},
-        times=[float(at) for at, _ in values],
-        values=[float(value) for _, value in values],
-        histogram_times=[float(at) for at, _ in histograms],
-        histograms=[_histogram(value) for _, value in histograms],
-    )
-
-
-def _histogram(value: Mapping[str, Any]) -> Histogram:
-    buckets = value.get("buckets") or []
-    return (
-        float(value["count"]),
-        float(value["sum"]),
-        tuple(str(bucket[2]) for bucket in buckets),
-        tuple(str(bucket[3]) for bucket in buckets),
-    )
 
 
 _MOST_DIGITS: Final = 15

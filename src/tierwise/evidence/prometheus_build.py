@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress
-from operator import add, sub
+from operator import add, le, neg, sub
 from typing import Final
 
 from tierwise.core.columns import Identity, TaskEvidence
@@ -14,12 +14,15 @@ from tierwise.core.errors import EvidenceError
 from tierwise.core.evidence import HOUR_S, LATENCY_EDGES_S, UNCOUNTED, latency_index
 from tierwise.core.series import DIGEST_BYTES
 from tierwise.evidence.prometheus_names import Naming
+from tierwise.evidence.prometheus_samples import Histogram
 
 Column = list[float]
 _LATENCY_OF: Final = {"duration": "latency", "first_chunk": "ttft"}
 _MOST, _LEAST = 1e15, 1e-30
 _OVERFLOW: Final = len(LATENCY_EDGES_S)
 _MONEY: Final = frozenset({"cost_sum", "cost_sq_sum", "cost_success_sum", "latency_sum_s", "check_score_sum"})
+_SIGNED: Final = frozenset({"successes", "priced_successes", "cost_success_sum"})
+"""From which late rejections are taken."""
 _ACTIVE: Final = ("outcomes.", "n", "accepted", "rejected")
 _UNIT: Final = {"priced": ("priced", "priced_successes"), "cost": ("cost_sum", "cost_success_sum")}
 
@@ -81,7 +84,7 @@ class Sums:
             if part == "bucket":
                 self._classic(identity, _LATENCY_OF[role], get("le", "+Inf"), values, first)
             elif part == "inside":
-                self._put(identity, f"{_LATENCY_OF[role]}.{self._index(get('le', '+Inf'))}", values, first)
+                self._put(identity, f"{_LATENCY_OF[role]}.{self._index(float(get('le', '+Inf')))}", values, first)
             elif part == "sum" and role == "duration":
                 self._put(identity, "latency_sum_s", values, first)
         elif role == "tokens":
@@ -102,7 +105,7 @@ class Sums:
         role: str,
         labels: Mapping[str, str],
         hours: Sequence[int],
-        gained: Sequence[tuple[float, float, Sequence[str], Sequence[str | float]]],
+        gained: Sequence[Histogram],
     ) -> None:
         """Add what native histograms gained in some hours: count, sum, upper edges and counts of their buckets."""
         if labels.get(self._labels["outcome"]) in UNCOUNTED:
@@ -113,19 +116,19 @@ class Sums:
             for hour, one in zip(hours, gained, strict=True):
                 sums[hour] += one[1]
         name = _LATENCY_OF[role]
-        known: dict[str, Column] = {}
+        known: dict[Sequence[float], list[Column]] = {}
         for hour, (_, _, uppers, counts) in zip(hours, gained, strict=True):
-            for upper, count in zip(uppers, counts, strict=True):
-                column = known.get(upper)
-                if column is None:
-                    column = known[upper] = self._column(columns, f"{name}.{self._index(upper)}")
-                column[hour] += float(count)
+            chosen = known.get(uppers)
+            if chosen is None:
+                chosen = known[uppers] = [self._column(columns, f"{name}.{self._index(upper)}") for upper in uppers]
+            for column, count in zip(chosen, counts, strict=True):
+                column[hour] += count
 
     def add_sparse(
         self, role: str, part: str, labels: Mapping[str, str], hours: Sequence[int], values: Sequence[float]
     ) -> None:
         """`add` for increases in some hours only."""
-        whole = [0.0] * (hours[-1] - hours[0] + 1)
+        whole: list[float] = [0] * (hours[-1] - hours[0] + 1)
         first = hours[0]
         for hour, value in zip(hours, values, strict=True):
             whole[hour - first] = value
@@ -156,7 +159,7 @@ class Sums:
             for name, column in columns.items():
                 kept = column if every else list(compress(column, active))
                 if any(kept):
-                    chosen[name] = kept if name in _MONEY else _whole(kept, self.task, name)
+                    chosen[name] = _money(kept) if name in _MONEY else _whole(kept, self.task, name)
             buckets = self._buckets if every else tuple(compress(self._buckets, active))
             part = _believed(Hours(buckets, chosen), made, identity)
             if part.buckets:
@@ -228,7 +231,7 @@ class Sums:
     def _column(self, columns: dict[str, Column], name: str) -> Column:
         column = columns.get(name)
         if column is None:
-            column = columns[name] = [0.0] * self._hours
+            column = columns[name] = [0] * self._hours
         return column
 
     def _classic(self, identity: Identity, name: str, edge: str, values: Sequence[float], first: int) -> None:
@@ -243,15 +246,14 @@ class Sums:
             below: Column = [0.0] * self._hours
             columns = self._columns.setdefault(identity, {})
             for edge in sorted(by_edge):
-                index, inside = self._index(repr(edge)), list(map(sub, by_edge[edge], below))
+                index, inside = self._index(edge), list(map(sub, by_edge[edge], below))
                 if any(inside):
                     column = self._column(columns, f"{name}.{index}")
                     column[:] = map(add, column, inside)
                 below = by_edge[edge]
         self._cumulative.clear()
 
-    def _index(self, upper: str) -> int:
-        edge = float(upper)
+    def _index(self, edge: float) -> int:
         index = latency_index(edge)
         if index < _OVERFLOW and LATENCY_EDGES_S[index] != edge:
             self.estimated = True
@@ -281,30 +283,50 @@ class Sums:
 
 
 def _believed(part: Hours, made: TaskEvidence, identity: Identity) -> Hours:
-    """The hours that can be believed; the others are counted as refused."""
+    """The hours that can be believed; the others are counted as refused.
+
+    Buckets of which a server had stored only some when it was asked come out negative here.
+    """
+    nothing: Column = [0] * len(part.buckets)
 
     def column(name: str) -> Column:
-        return part.column(name) or [0] * len(part.buckets)
+        return part.column(name) or nothing
 
-    n, priced, rejected = column("n"), column("priced"), column("rejected")
-    good = [
-        -gone <= successes <= runs and paid_well <= paid <= runs and _LEAST <= (cost or 1.0) <= _MOST
-        for runs, successes, paid, paid_well, gone, cost in zip(
-            n, column("successes"), priced, column("priced_successes"), rejected, column("cost_sum"), strict=True
-        )
-    ]  # fmt: skip
+    tests: list[Iterable[bool]] = [
+        map(le, map(neg, column("rejected")), column("successes")),
+        map(le, column("successes"), column("n")),
+        map(le, column("priced"), column("n")),
+        map(le, column("priced_successes"), column("priced")),
+        [not cost or cost >= _LEAST for cost in column("cost_sum")],
+    ]
+    for name in part.names:
+        values = column(name)
+        if name in _MONEY and not sum(map(abs, values)) <= _MOST:
+            tests.append([abs(value) <= _MOST for value in values])
+        if name not in _SIGNED and not 0 <= min(values) <= max(values) <= _MOST:
+            tests.append([0 <= value <= _MOST for value in values])
+    good = list(map(all, zip(*tests, strict=True)))
     if all(good):
         return part
     for place in compress(part.buckets, [not one for one in good]):
-        made.refuse(hashlib.blake2b(repr((identity, place)).encode(), digest_size=DIGEST_BYTES).digest())
+        digest = hashlib.blake2b(repr((identity, place)).encode(), digest_size=DIGEST_BYTES).digest()
+        made.refuse(digest, place)
     return part.only(good)
 
 
+def _money(column: Column) -> Column:
+    try:
+        return list(map(float, column))
+    except OverflowError:  # a whole number beyond all floats, which is not believed
+        return column
+
+
 def _whole(column: Column, task: str, name: str) -> Column:
-    numbers = list(map(int, column))
-    if numbers != column:
+    if set(map(type, column)) == {int}:
+        return column
+    if not all(map(float.is_integer, map(float, column))):
         raise EvidenceError(
             f"{task}: {name} is not a whole number in some hour, so somebody extrapolated the counters; let the recording "
             "rules be the ones that tierwise brings, or pass --raw"
         )
-    return numbers  # type: ignore[return-value]
+    return list(map(int, column))

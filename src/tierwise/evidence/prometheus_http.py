@@ -6,6 +6,7 @@ import base64
 import email.utils
 import json
 import random
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -64,6 +65,7 @@ class Http:
         """Requests sent, retries included."""
         self.bytes = 0
         """Bytes of answers read."""
+        self._lock = threading.Lock()
         self._sleep = sleep
         self._headers = _headers(access)
         self._pool: PoolManager | ProxyManager | None = None
@@ -122,7 +124,8 @@ class Http:
     def _send(self, method: str, path: str, query: str, body: bytes | None) -> tuple[int, bytes, Mapping[str, str]]:
         from urllib3 import Timeout
 
-        self.requests += 1
+        with self._lock:
+            self.requests += 1
         headers = dict(self._headers)
         if body is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
@@ -147,13 +150,14 @@ class Http:
         for part in response.stream(_CHUNK, decode_content=True):
             parts.append(part)
             size += len(part)
-            self.bytes += len(part)
             if size > MAX_BYTES or time.monotonic() > deadline:
                 response.close()
                 what = f"more than {MAX_BYTES >> 20} MiB" if size > MAX_BYTES else "bytes too slowly"
                 raise TooMuchError(
                     f"{self.base} sends {what} for one question; ask for fewer tasks or a shorter --since"
                 )
+        with self._lock:
+            self.bytes += size
         return b"".join(parts)
 
     def _pooled(self) -> PoolManager | ProxyManager:

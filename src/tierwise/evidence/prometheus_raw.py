@@ -14,10 +14,11 @@ from typing import Final
 from tierwise.core.errors import EvidenceError
 from tierwise.core.evidence import HOUR_S
 from tierwise.core.records import dataclass
-from tierwise.evidence.prometheus_api import Api, Histogram, Samples
+from tierwise.evidence.prometheus_api import Api
 from tierwise.evidence.prometheus_build import Sums
 from tierwise.evidence.prometheus_http import TooMuchError
 from tierwise.evidence.prometheus_names import Naming, any_of, quoted, selector
+from tierwise.evidence.prometheus_samples import Histogram, Samples
 
 Matcher = tuple[str, str, str]
 SeriesKey = tuple[tuple[str, str], ...]
@@ -126,7 +127,7 @@ class Raw:
                 past = now
             state[key] = past
             return set(hours)
-        past_value = before if isinstance(before, float) else 0.0
+        past_value = 0.0 if before is None or isinstance(before, tuple) else before
         state[key] = one.values[-1]
         if len(one.values) == last - first + 1 and not samples:
             grown = list(map(sub, one.values, (past_value, *one.values[:-1])))
@@ -173,16 +174,16 @@ class Raw:
 _NONE: Final[Histogram] = (0.0, 0.0, (), ())
 
 
-def _gained(before: Histogram, now: Histogram) -> tuple[float, float, Sequence[str], Sequence[float]]:
+def _gained(before: Histogram, now: Histogram) -> Histogram:
     """What a cumulative histogram gained: count, sum, upper edges and counts; all of `now` when it began anew."""
     if now[0] == before[0]:
-        return 0.0, 0.0, (), ()
-    past = dict(zip(before[2], map(float, before[3]), strict=True)) if now[0] > before[0] else {}
-    gained = [(upper, float(count) - past.pop(upper, 0.0)) for upper, count in zip(now[2], now[3], strict=True)]
+        return _NONE
+    past = dict(zip(before[2], before[3], strict=True)) if now[0] > before[0] else {}
+    gained = [(upper, count - past.pop(upper, 0)) for upper, count in zip(now[2], now[3], strict=True)]
     if now[0] < before[0] or any(count < 0 for _, count in gained) or any(past.values()):
-        return now[0], now[1], now[2], list(map(float, now[3]))
+        return now
     kept = [(upper, count) for upper, count in gained if count]
-    return now[0] - before[0], now[1] - before[1], [upper for upper, _ in kept], [count for _, count in kept]
+    return now[0] - before[0], now[1] - before[1], tuple(upper for upper, _ in kept), [count for _, count in kept]
 
 
 def _key(labels: Mapping[str, str]) -> SeriesKey:

@@ -103,7 +103,10 @@ def quick_sync(
         error = raised
     if quick.rest is None:
         return found
-    quick.rest.begun = (quick.begun(observation, shaped), found, error)
+    try:
+        quick.rest.begun = (quick.begun(observation, shaped), found, error)
+    except Exception as fault:  # noqa: BLE001 - the run begins anew: one call more, the same answer
+        tell(quick.hook.recorder, "route", fault)
     return route_sync(send, owner, client, quick.rest, cast_to, options, stream_cls)
 
 
@@ -126,7 +129,10 @@ async def quick_async(
         error = raised
     if quick.rest is None:
         return found
-    quick.rest.begun = (quick.begun(observation, shaped), found, error)
+    try:
+        quick.rest.begun = (quick.begun(observation, shaped), found, error)
+    except Exception as fault:  # noqa: BLE001 - the run begins anew: one call more, the same answer
+        tell(quick.hook.recorder, "route", fault)
     return await route_async(send, owner, client, quick.rest, cast_to, options, stream_cls)
 
 
