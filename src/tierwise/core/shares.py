@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Final
 
 from tierwise.core.assess import Candidate
@@ -20,12 +21,17 @@ DAY_S: Final = 86_400
 
 def dropped_arms(case: Case) -> dict[str, str]:
     """Challengers that exploring gives up, with their epochs: worse than the best by the sequence at .10/(K - 1), or
-    unable to gain enough. What was dropped stays so until the primary changes or drifts, or its own epoch changes."""
+    unable to gain enough. What was dropped stays so until the primary changes or drifts, or its own epoch changes.
+
+    Against a primary that breaks a guardrail nobody has to gain anything, and it is no measure for the others.
+    """
     if case.policy.explore == 0:
         return {}
-    remembered = {} if case.route is None or case.urgent else case.route.dropped
+    forgotten = case.route is None or case.urgent or case.incumbent.refuted
+    remembered = {} if forgotten or case.route is None else case.route.dropped
     everyone = (case.incumbent, *case.challengers)
-    best = min((c for c in everyone if c.n >= max(case.policy.min_runs, 1)), key=order, default=None)
+    fit = [c for c in everyone if c.n >= max(case.policy.min_runs, 1) and not (c.refuted and c is case.incumbent)]
+    best = min(fit, key=order, default=None)
     found = {}
     for one in case.challengers:
         epoch = one.epoch or ""
@@ -44,7 +50,9 @@ def _hopeless(case: Case, one: Candidate, best: Candidate | None, arms: int) -> 
         against = compare(best.pool, one.pool, case.policy, alpha=drop_alpha(arms), concurrent=concurrent)
         against_best = against.gain.high if against.enough else None
     return dropped_now(
-        gain_high=own.gain.high, min_improvement=case.policy.min_improvement, against_best_high=against_best
+        gain_high=inf if case.incumbent.refuted else own.gain.high,
+        min_improvement=case.policy.min_improvement,
+        against_best_high=against_best,
     )
 
 
@@ -67,6 +75,7 @@ def shares(case: Case, step: Step, dropped: Mapping[str, str], ladder: Sequence[
         dropped=(frozenset(dropped) | left_alone) - {step.primary},
         eligible=eligible,
         canary=canary,
+        broken=case.incumbent.refuted and step.primary == case.incumbent.name,
     )
     return _affordable(case, step, everyone, weights)
 

@@ -159,6 +159,7 @@ def split(
     canary: tuple[str, float] | None = None,
     risk: Risk | None = None,
     duel: float = DUEL,
+    broken: bool = False,
 ) -> dict[str, float]:
     """The share of the traffic for each candidate that gets any; adds up to 1 within 1e-12.
 
@@ -176,6 +177,8 @@ def split(
         canary: (candidate, share) that the rollout sets: it comes first and the rest is split among the others.
         risk: of the task.
         duel: least share of the primary under `adaptive`.
+        broken: the primary breaks a guardrail: however little it loses it counts for half at most, so that those who could
+            replace it are measured.
     """
     if risk == "high":
         return {primary: 1.0}
@@ -189,6 +192,8 @@ def split(
     shares = {primary: 1.0}
     if explore != 0:
         chances = _chances(playing, primary, value)
+        if broken and len(chances) > 1:
+            chances = _halved(chances, primary)
         shares = _adaptive(chances, primary, duel) if explore == "adaptive" else _capped(chances, primary, explore)
         spare = min(DROPPED, 1.0 if explore == "adaptive" else explore) if idle else 0.0
         if explore == "adaptive" or len(shares) == 1:
@@ -206,6 +211,17 @@ def _chances(arms: Sequence[ArmSums], primary: str, value: float) -> dict[str, f
     """The probability of each of having the least loss; the primary's is there even when nothing is known of it."""
     found = probability_least(believed(arms, value))
     return {primary: 0.0} | {arm.candidate: chance for arm, chance in zip(arms, found, strict=True)}
+
+
+def _halved(chances: dict[str, float], primary: str) -> dict[str, float]:
+    """At most half for the primary; the others share the rest as before."""
+    if chances[primary] <= 0.5:
+        return chances
+    others, rest = len(chances) - 1, 1 - chances[primary]
+    return {
+        name: 0.5 if name == primary else 0.5 * (chance / rest if rest > 0 else 1 / others)
+        for name, chance in chances.items()
+    }
 
 
 def _adaptive(chances: dict[str, float], primary: str, duel: float) -> dict[str, float]:
