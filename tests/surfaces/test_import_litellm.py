@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
@@ -258,6 +258,10 @@ CONFIGS = st.fixed_dictionaries(
 
 @settings(max_examples=150, deadline=None)
 @given(CONFIGS)
+@example({
+    "model_list": [{"model_name": "a", "litellm_params": {"model": "gpt-5"}}],
+    "router_settings": {"model_group_alias": {"b": [], "c": {"model": []}}},
+})  # fmt: skip
 def test_any_configuration_gives_a_valid_policy_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, config: Any
 ) -> None:

@@ -237,8 +237,9 @@ class _Reading:
         listed = {group: self._with_fallbacks(group, after, defaults) for group in self.groups}
         for alias, target in _mapping(router.get("model_group_alias")).items():
             group = target.get("model") if isinstance(target, dict) else target
-            if isinstance(alias, str) and _NAME.fullmatch(alias) and group in listed:
-                listed[alias] = listed[group] if alias not in after else self._extended(listed[group], after[alias])
+            found = listed.get(group) if isinstance(group, str) else None
+            if found is not None and isinstance(alias, str) and _NAME.fullmatch(alias):
+                listed[alias] = found if alias not in after else self._extended(found, after[alias])
             else:
                 self._note(f"alias {str(alias)[:80]!r} leads to no model group: left out")
         tasks: dict[str, Any] = {}
