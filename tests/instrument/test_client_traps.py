@@ -18,7 +18,7 @@ import tierwise
 from support.canned import ASK, Canned, Reply, async_client, chat, httpx, stream, sync_client, typed
 from support.shapes import Person, client_for, read, reply_for
 from tierwise.core.cost import flat_rates
-from tierwise.instrument.observation import current
+from tierwise.instrument.entering import current
 from tierwise.testing import FixedPrices, chat_body, chat_chunks, instrument_in_memory
 
 RATES = FixedPrices(flat_rates(source="override", input=1.0, output=2.0))

@@ -24,7 +24,7 @@ from tierwise.core.errors import ConfigError
 from tierwise.instrument import duck, duckcalls, proxies
 from tierwise.instrument.context import task
 from tierwise.instrument.duckcalls import CoveringObservation
-from tierwise.instrument.observation import current
+from tierwise.instrument.entering import current
 from tierwise.testing import chat_body, chat_chunks, instrument_in_memory
 
 MESSAGES = [{"role": "user", "content": "Say hello."}]

@@ -96,7 +96,7 @@ def test_the_injector_finds_and_reaches_what_there_is(trials: Trials) -> None:
 
 def test_a_fault_that_shows_is_reported(trials: Trials) -> None:
     """A boundary function that raises is noticed: the comparison would see a fault that comes through."""
-    for name in ("stainless._sync_request.<locals>.request", "observation.leave", "context.Task.__exit__"):
+    for name in ("stainless._sync_request.<locals>.request", "entering.leave", "context.Task.__exit__"):
         place = trials.faults.places[f"tierwise.instrument.{name}"]
         (difference, *_) = trials.differences(_kind(trials, "openai-chat-plain sync"), _always(place))
         assert "Injected" in difference

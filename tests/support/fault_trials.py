@@ -26,7 +26,7 @@ from tierwise.core.policy import Condition, Ladder, Policy, Review, TaskPolicy
 from tierwise.instrument.background import open_responses
 from tierwise.instrument.checks import check, forget_checks
 from tierwise.instrument.context import current_scope
-from tierwise.instrument.observation import current
+from tierwise.instrument.entering import current
 from tierwise.testing import FixedPrices
 
 _PRICES: Final = {"gpt-5-mini": {"input": 0.25, "output": 2.0}, "gpt-5": {"input": 1.25, "output": 10.0}}

@@ -14,11 +14,12 @@ import wrapt
 
 from tierwise.core.outcome import Judgement, outcome_of_error
 from tierwise.instrument.dialects.base import Dialect, Endpoint, Reading
+from tierwise.instrument.entering import current, enter, leave
 from tierwise.instrument.guard import quietly, tell
 from tierwise.instrument.hook import Hook, Wiring
 from tierwise.instrument.litellm import default_base, provider_named, readable, stated_cost
 from tierwise.instrument.marks import put, put_beside
-from tierwise.instrument.observation import Observation, current, enter, leave
+from tierwise.instrument.observation import Observation
 from tierwise.instrument.providers import STREAM_USAGE
 from tierwise.instrument.proxies import observed_awaitable, observed_coroutine, observed_stream, taken
 from tierwise.instrument.streams import attach

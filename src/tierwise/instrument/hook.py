@@ -19,11 +19,12 @@ from tierwise.core.records import dataclass
 from tierwise.instrument.dialects import dialect_for
 from tierwise.instrument.dialects.base import Endpoint
 from tierwise.instrument.drawing import AUTO, QuickRun, routed_run
+from tierwise.instrument.entering import current
 from tierwise.instrument.guard import listen
 from tierwise.instrument.ladder import RoutedRun
 from tierwise.instrument.lanes import Lane, Lanes
 from tierwise.instrument.limits import OutputLimits
-from tierwise.instrument.observation import RAW_RESPONSE_HEADER, Observation, current
+from tierwise.instrument.observation import RAW_RESPONSE_HEADER, Observation
 from tierwise.instrument.providers import STREAM_USAGE, provider_of
 from tierwise.instrument.shadow import Shadows
 

@@ -15,13 +15,13 @@ from tierwise.core.policy import Ladder
 from tierwise.core.ports import ParseJson
 from tierwise.core.route import Draw
 from tierwise.instrument.cleanup import NOT_CLEANED, clean_result
-from tierwise.instrument.context import RunState
 from tierwise.instrument.dialects.base import Dialect, Reading
 from tierwise.instrument.guard import quietly
 from tierwise.instrument.lanes import Lane
 from tierwise.instrument.observation import Observation, make_routed
 from tierwise.instrument.requests import keep_room, make_private, with_body, with_candidate
 from tierwise.instrument.review import draft_body, improving_body
+from tierwise.instrument.runstate import RunState
 from tierwise.instrument.shadow import shadow_of
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from tierwise.core.call import Call
     from tierwise.core.ports import Recorder
     from tierwise.core.receipt import Receipt
-    from tierwise.instrument.context import RunState
     from tierwise.instrument.observation import Observation
+    from tierwise.instrument.runstate import RunState
 
 ATTRIBUTE: Final = "_tierwise_receipt"
 """A private attribute: pydantic leaves it out of dumps, comparisons and representations."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from contextvars import ContextVar, Token
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -17,11 +15,12 @@ from tierwise.core.outcome import Choice, Judgement, outcome_of_error
 from tierwise.core.records import dataclass, maker, quick
 from tierwise.instrument.background import open_responses
 from tierwise.instrument.content import content_of
-from tierwise.instrument.context import RunState, current_scope, effective_context
+from tierwise.instrument.context import current_scope, effective_context
 from tierwise.instrument.dialects.base import Dialect, Endpoint, Reading, StreamReader
 from tierwise.instrument.guard import quietly, tell
 from tierwise.instrument.judging import LatePrice, json_expected, judge_reading
 from tierwise.instrument.marks import Mark, fill
+from tierwise.instrument.runstate import RunState
 
 if TYPE_CHECKING:
     from tierwise.instrument.drawing import QuickRun
@@ -31,9 +30,6 @@ RAW_RESPONSE_HEADER: Final = "X-Stainless-Raw-Response"
 _COST_HEADER: Final = "x-litellm-response-cost"
 _NOTHING: Final = Reading(answer=Answer(), usage=None, choices=())
 _UNREAD: Final = Reading(answer=Answer(), usage=None, choices=(Choice(has_other_output=True),))
-
-current: ContextVar[Observation | None] = ContextVar("tierwise_observation", default=None)
-"""The call whose request is being sent on this thread or task; set only while `request` runs."""
 
 
 @quick
@@ -52,35 +48,6 @@ class Routed:
 
 
 make_routed: Final = maker(Routed)
-
-Entered = tuple[Token["Observation | None"], object]
-
-
-def enter(observation: Observation) -> Entered:
-    """Make a call and its span current; undone by `leave`. Never raises."""
-    span = None
-    try:
-        span = observation.hook.recorder.activate(observation.span)
-    except Exception as fault:  # noqa: BLE001
-        tell(observation.hook.recorder, "enter", fault)
-    return current.set(observation), span
-
-
-def leave(observation: Observation, entered: Entered) -> None:
-    """Undo `enter`; harmless in another context, which never had it set. Never raises."""
-    call, span = entered
-    try:
-        if span is not None:
-            observation.hook.recorder.deactivate(span)
-    except Exception as fault:  # noqa: BLE001
-        with suppress(ValueError):
-            if isinstance(span, Token):  # the application's own spans must not come out as children of this one
-                span.var.reset(span)
-        tell(observation.hook.recorder, "leave", fault)
-    try:
-        current.reset(call)
-    except ValueError:  # the coroutine was closed from another context
-        return
 
 
 class Observation:

@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import wrapt
 
+from tierwise.instrument.entering import enter, leave
 from tierwise.instrument.guard import WithoutUsage, awaited_without_usage, is_usage_alone, quietly, tell, when_gone
 from tierwise.instrument.litellm import StreamOfLitellm, readable, received_chunks
-from tierwise.instrument.observation import Observation, enter, leave
+from tierwise.instrument.observation import Observation
 from tierwise.instrument.streams import Watch
 
 TransparentProxy: Any = getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)

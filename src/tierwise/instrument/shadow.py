@@ -17,9 +17,10 @@ from tierwise.core.call import Call, Pair, TaskContext
 from tierwise.core.pairs import of_pair
 from tierwise.core.records import dataclass
 from tierwise.instrument.dialects.base import Dialect, Reading
+from tierwise.instrument.entering import enter, leave
 from tierwise.instrument.guard import quietly
 from tierwise.instrument.lanes import Lane, is_async
-from tierwise.instrument.observation import Observation, Routed, enter, leave
+from tierwise.instrument.observation import Observation, Routed
 
 if TYPE_CHECKING:
     from tierwise.core.route import Draw

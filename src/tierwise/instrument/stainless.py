@@ -10,20 +10,21 @@ import functools
 import inspect
 import json
 import logging
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
 from tierwise.core.errors import ConfigError, RouteError
 from tierwise.instrument.background import open_response, open_responses
 from tierwise.instrument.drawing import QuickRun
+from tierwise.instrument.entering import enter, leave
 from tierwise.instrument.guard import quietly, tell
 from tierwise.instrument.hook import Hook, Wiring, raw_mode_of
 from tierwise.instrument.lanes import making
 from tierwise.instrument.marks import put
-from tierwise.instrument.observation import Observation, current, enter, leave
+from tierwise.instrument.observation import Observation
 from tierwise.instrument.routed import quick_async, quick_sync, route_async, route_sync, with_default_model
 from tierwise.instrument.streams import attach, can_hide, not_taken_in, observed_class, watch_response
+from tierwise.instrument.tries import async_process, async_sleep, build_request_of, sync_process, sync_sleep
 
 _log = logging.getLogger("tierwise")
 _HOOK: Final = "_tierwise"
@@ -106,9 +107,9 @@ def _observed_class(original: type) -> type:
         # Looked up late: another instrumentation may patch the class afterwards.
         request = (_async_request if asynchronous else _sync_request)(original)
         made.request = functools.wraps(original.request)(request)  # type: ignore[attr-defined]
-        _override(made, original, "_build_request", _build_request)
-        _override(made, original, "_sleep_for_retry", _async_sleep if asynchronous else _sync_sleep)
-        _override(made, original, "_process_response", _async_process if asynchronous else _sync_process)
+        _override(made, original, "_build_request", build_request_of)
+        _override(made, original, "_sleep_for_retry", async_sleep if asynchronous else sync_sleep)
+        _override(made, original, "_process_response", async_process if asynchronous else sync_process)
         _override(made, original, "copy", _copy)
         _override(made, original, "with_options", _copy)
         found = _classes[original] = made
@@ -314,94 +315,6 @@ def _decoded(response: Any) -> Any:
         return json.loads(response.content)
     except (ValueError, RecursionError):
         return response.text
-
-
-def _build_request(bare: Any) -> Any:
-    def build_request(self: Any, *args: Any, **kwargs: Any) -> Any:
-        observation = current.get()
-        if observation is not None:
-            observation.try_t0 = time.perf_counter()
-        return bare(self, *args, **kwargs)
-
-    return build_request
-
-
-def _sync_sleep(bare: Any) -> Any:
-    def sleep_for_retry(self: Any, *args: Any, **kwargs: Any) -> None:
-        observation = current.get()
-        if observation is None:
-            return bare(self, *args, **kwargs)  # type: ignore[no-any-return]
-        ended_at_ns, t0 = time.time_ns(), time.perf_counter()
-        slept = False
-        try:
-            bare(self, *args, **kwargs)
-            slept = True
-        finally:
-            backoff_s = time.perf_counter() - t0
-            quietly(
-                observation.hook.recorder, "try", _try_failed, observation, args, kwargs, ended_at_ns, backoff_s, slept
-            )
-        return None
-
-    return sleep_for_retry
-
-
-def _async_sleep(bare: Any) -> Any:
-    async def sleep_for_retry(self: Any, *args: Any, **kwargs: Any) -> None:
-        observation = current.get()
-        if observation is None:
-            await bare(self, *args, **kwargs)
-            return
-        ended_at_ns, t0 = time.time_ns(), time.perf_counter()
-        slept = False
-        try:
-            await bare(self, *args, **kwargs)
-            slept = True
-        finally:
-            backoff_s = time.perf_counter() - t0
-            quietly(
-                observation.hook.recorder, "try", _try_failed, observation, args, kwargs, ended_at_ns, backoff_s, slept
-            )
-
-    return sleep_for_retry
-
-
-def _try_failed(
-    observation: Observation,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    ended_at_ns: int,
-    backoff_s: float,
-    slept: bool,
-) -> None:
-    response = kwargs["response"] if "response" in kwargs else (args[-1] if args else None)
-    observation.try_failed(response, ended_at_ns, backoff_s, again=slept)
-
-
-def _sync_process(bare: Any) -> Any:
-    def process_response(self: Any, *args: Any, **kwargs: Any) -> Any:
-        observation = current.get()
-        if observation is not None:
-            try:
-                observation.responded(kwargs.get("response"))
-            except Exception as fault:  # noqa: BLE001
-                tell(observation.hook.recorder, "response", fault)
-        return bare(self, *args, **kwargs)
-
-    return process_response
-
-
-def _async_process(bare: Any) -> Any:
-    async def process_response(self: Any, *args: Any, **kwargs: Any) -> Any:
-        observation = current.get()
-        if observation is not None:
-            try:
-                observation.responded(kwargs.get("response"))
-            except Exception as fault:  # noqa: BLE001
-                tell(observation.hook.recorder, "response", fault)
-        return await bare(self, *args, **kwargs)
-
-    return process_response
 
 
 def _copy(bare: Any) -> Any:

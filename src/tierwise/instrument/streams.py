@@ -11,8 +11,9 @@ from time import perf_counter
 from typing import Any, Final
 
 from tierwise.instrument.dialects.base import StreamReader
+from tierwise.instrument.entering import current
 from tierwise.instrument.guard import WithoutUsage, is_usage_alone, quietly, tell, when_gone
-from tierwise.instrument.observation import Observation, current
+from tierwise.instrument.observation import Observation
 from tierwise.instrument.rawbody import MAX_BODY, RawBody, RawEvents, decoder
 
 _ATTRIBUTE: Final = "_tierwise_watch"
