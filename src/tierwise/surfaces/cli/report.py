@@ -81,4 +81,5 @@ def command(
         )
         return
     click.echo(path)
-    say(f"{len(found.recommendations):,} tasks; open it in a browser")
+    count = len(found.recommendations)
+    say(f"{count:,} task{'' if count == 1 else 's'}; open it in a browser")
