@@ -6,7 +6,11 @@ import itertools
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+# A busy machine is no fault of what is tested.
+settings.register_profile("tierwise", deadline=None)
+settings.load_profile("tierwise")
 _numbers = itertools.count()
 
 

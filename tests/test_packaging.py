@@ -27,6 +27,7 @@ PUBLIC = {
     "force_flush",
     "instrument",
     "open_store",
+    "plan",
     "receipt",
     "shutdown",
     "task",

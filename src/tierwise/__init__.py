@@ -11,10 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar, overload
 
 import tierwise.instrument  # noqa: F401 - before the function of that name, which takes the package's place here
+from tierwise.core.about import VERSION
 from tierwise.core.errors import ConfigError, EvidenceError, ReceiptError, RouteError, StoreError, TierwiseError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
+    from tierwise.advisor import Plan
     from tierwise.core.policy import Policy
     from tierwise.evidence.sqlite import SqliteStore
     from tierwise.instrument.checks import check as check
     from tierwise.instrument.context import task as task
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "ConfigError",
     "EvidenceError",
@@ -40,6 +42,7 @@ __all__ = [
     "force_flush",
     "instrument",
     "open_store",
+    "plan",
     "receipt",
     "shutdown",
     "task",
@@ -190,13 +193,33 @@ def shutdown() -> None:
 
 
 def open_store(path: str | Path | None = None) -> SqliteStore:
-    """The embedded store, opened for reading: `tierwise.open_store().calls()`.
+    """The embedded store, opened for reading: `tierwise.open_store().calls()`, and `.calls().to_pandas()` for a data frame.
 
     `path` defaults to where `instrument()` writes. Raises `StoreError` when there is none.
     """
     from tierwise import runtime
 
     return runtime.open_store(path)
+
+
+def plan(
+    tasks: Sequence[str] | None = None,
+    *,
+    since_s: float | None = 30 * 86_400,
+    config: str | Path | None = None,
+    store: str | Path | None = None,
+) -> Plan:
+    """What `tierwise plan` recommends, as values: a route for each task (or those named), with reasons and numbers.
+
+    Evidence is that of the last `since_s` seconds, by default 30 days; `None` is all of it. `config` and `store` are paths,
+    found as `instrument` finds them when not given. Nothing is changed.
+
+    Raises `ConfigError` for a broken policy, `StoreError` for a store that is missing or empty, `RouteError` for a broken
+    route file and `EvidenceError` for a task that nobody knows.
+    """
+    from tierwise.advisor.local import local_plan
+
+    return local_plan(tasks, since_s=since_s, config=config, store=store)
 
 
 def __getattr__(name: str) -> object:

@@ -184,9 +184,12 @@ def _runtime(
 ) -> Runtime:
     opened = None if store is None or isinstance(store, (str, Path)) else store
     place = id(opened) if opened is not None else settings.store_path
-    key = (place, id(tracer_provider), id(meter_provider), id(logger_provider))
+    key: tuple[object, ...] = (place, id(tracer_provider), id(meter_provider), id(logger_provider))
     with _lock:
         runtime = _runtimes.get(key)
+        if runtime is not None and runtime.store is None and store is not None and place is not None:
+            key = (*key, "named")  # what goes without a store at its default place does not do once that is asked for
+            runtime = _runtimes.get(key)
         if runtime is None:
             used = opened if opened is not None else _open_for_writing(settings, named=store is not None)
             runtime = _runtimes[key] = _build(used, tracer_provider, meter_provider, logger_provider)
@@ -209,7 +212,7 @@ def _open_for_writing(settings: Settings, *, named: bool) -> SqliteStore | None:
 
 
 def _build(store: SqliteStore | None, tracer_provider: Any, meter_provider: Any, logger_provider: Any) -> Runtime:
-    from tierwise import __version__
+    from tierwise.core.about import VERSION
     from tierwise.telemetry import open_telemetry
 
     path = getattr(store, "path", None)  # whatever takes calls may stand for a store
@@ -218,7 +221,7 @@ def _build(store: SqliteStore | None, tracer_provider: Any, meter_provider: Any,
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,
         logger_provider=logger_provider,
-        version=__version__,
+        version=VERSION,
     )
     return Runtime(
         telemetry=telemetry,

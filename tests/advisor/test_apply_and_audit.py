@@ -90,6 +90,19 @@ def test_trial_starts_a_canary_when_asked(files: Files) -> None:
     assert files.apply(recommend("TRIAL"), trial=True, now=NOW + 9).version == 1
 
 
+def test_a_trial_asked_for_starts_beside_what_else_is_remembered(files: Files) -> None:
+    """A recommendation that would also write fallbacks starts the trial at once, with these; a stage of a canary goes first."""
+    before = Route(task="t", primary="old")
+    write_table(files.routes, RouteTable(version=1, routes={"t": before}), expected_version=0)
+    fuller = replace(before, fallbacks=("third",), propensities={"old": 1.0})
+    route = files.apply(recommend("TRIAL", action="traffic", after=fuller), trial=True).routes["t"]
+    assert (route.fallbacks, route.canary) == (("third",), Canary(candidate="new", share=0.25, stage=0, started_at=NOW))
+    assert route.propensities == {"old": 0.75, "new": 0.25}
+    other = replace(fuller, canary=Canary(candidate="third", share=0.5, stage=1, started_at=NOW))
+    staged = files.apply(recommend("TRIAL", action="stage", after=other), trial=True).routes["t"]
+    assert staged.canary == other.canary
+
+
 def test_a_table_changed_meanwhile_is_not_overwritten(files: Files) -> None:
     """A plan made from an older table is refused, and nothing is logged."""
     write_table(files.routes, RouteTable(routes={"x": Route(task="x", primary="m")}), expected_version=0)

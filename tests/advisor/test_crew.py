@@ -12,6 +12,7 @@ import pytest
 from core.synthetic import after, hours, runs
 from support import killed
 from tierwise.advisor import crew, plan
+from tierwise.advisor.plan import runs_of
 from tierwise.core.errors import EvidenceError
 from tierwise.core.policy import Policy, TaskPolicy
 from tierwise.core.route import Route, RouteTable
@@ -46,16 +47,36 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_several_processes_make_the_same_plan(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch, tasks: tuple[str, ...] | None
 ) -> None:
-    """Recommendations, their order, coverage and notes do not depend on who decided which task."""
-    alone = crew.plan_of_store(store, POLICY, TABLE, NOW, tasks=tasks, processes=1)
+    """Recommendations, their order, coverage and notes do not depend on who decided which task; both tell how far they are."""
+    told: list[tuple[int, int]] = []
+
+    def tell(done: int, total: int) -> None:
+        told.append((done, total))
+
+    alone = crew.plan_of_store(store, POLICY, TABLE, NOW, tasks=tasks, processes=1, told=tell)
+    number = 2 if tasks else len(TASKS) + 2
+    assert told == [(done, number) for done in range(1, number + 1)]
+    told.clear()
     simple = plan(store.evidence_by_task(None, None, tasks), POLICY, TABLE, NOW, tasks=tasks, recorded=store.tasks())
     _hurry(monkeypatch)
-    together = crew.plan_of_store(store, POLICY, TABLE, NOW, tasks=tasks, processes=2)
+    together = crew.plan_of_store(store, POLICY, TABLE, NOW, tasks=tasks, processes=2, told=tell)
+    assert told == sorted(told)
+    assert told[-1] == (number, number)
     assert alone is not None
     assert together is not None
     assert together.to_json() == alone.to_json() == simple.to_json()
     expected = tasks or ("gone", *TASKS)
     assert tuple(item.task for item in together.recommendations) == expected
+
+
+def test_what_is_made_beside_the_plan_is_whole(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a function makes of each task's evidence comes along, the same from one process as from several."""
+    made, alone = crew.plan_and_more(store, POLICY, TABLE, NOW, beside=runs_of, processes=1)
+    assert alone == dict.fromkeys((*TASKS, "unassigned", "other"), 2 * 30 * 9)
+    _hurry(monkeypatch)
+    same, together = crew.plan_and_more(store, POLICY, TABLE, NOW, beside=runs_of, processes=2)
+    assert together == alone
+    assert same == made == crew.plan_of_store(store, POLICY, TABLE, NOW, processes=1)
 
 
 def test_processes_that_die_leave_the_work_to_the_first(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:

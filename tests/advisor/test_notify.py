@@ -82,6 +82,10 @@ def test_a_server_in_trouble_is_tried_again_with_backoff(hook: Hook) -> None:
     with pytest.raises(NotifyError, match=r"HTTP 429 \(tried 4 times\)"):
         sender.send([news()], at=NOW)
     assert slept[2:] == [30.0] * 3
+    hook.answer(429, headers={"Retry-After": "²"})
+    with pytest.raises(NotifyError, match="HTTP 429"):
+        sender.send([news()], at=NOW)
+    assert slept[5:] == [1.0, 2.0, 4.0], "a digit that is no number is no wish"
 
 
 def test_a_refusal_is_final_and_says_why_without_the_secret(hook: Hook) -> None:

@@ -32,6 +32,18 @@ def test_deep_nesting_is_refused_with_its_place() -> None:
     assert first("a: " + "[" * 5000) == "1:51: nested deeper than 50 levels; a policy needs about six"
 
 
+def test_brackets_are_not_read_beyond_the_bound() -> None:
+    """Reading stops at the bracket that is one too many: what follows, on the same line too, is not looked at."""
+    assert "nested deeper than 50 levels" in first("[" * 200 + '"never closed')
+    assert "nested deeper than 50 levels" in first("{a: " * 200 + "\t@")
+
+
+def test_too_many_values_are_refused_before_any_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long flat file ends in a message at the value that is one too many."""
+    monkeypatch.setattr("tierwise.config.yamlfile.MAX_NODES", 100)
+    assert first("a: [" + "1, " * 300 + "1]") == "1:593: more than 100 values; a policy has some hundred"
+
+
 def test_tags_build_nothing() -> None:
     """A tag is an error and never runs code."""
     evil = "tiers: !!python/object/apply:os.system ['true']"

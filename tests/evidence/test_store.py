@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
 import signal
@@ -322,14 +321,3 @@ def test_the_first_schema_still_opens(tmp_path: Path) -> None:
         (row,) = store.calls()
         assert (row.task, row.outcome, row.input_tokens) == ("summary", "success", 100)
         assert store.evidence() == [EvidenceRow(key=key_of(row.to_call()), evidence=Evidence.of_call(row.to_call()))]
-
-
-def test_rows_become_a_data_frame_or_say_what_is_missing(store: SqliteStore) -> None:
-    """Without pandas and polars the error names what to install."""
-    from tierwise.evidence import to_frame
-
-    store.write([make_call()])
-    if importlib.util.find_spec("pandas") or importlib.util.find_spec("polars"):
-        assert len(to_frame(store.calls())) == 1
-    with pytest.raises(ImportError, match="pip install pandas"):
-        to_frame(store.calls(), library="polars" if importlib.util.find_spec("polars") is None else "nothing")

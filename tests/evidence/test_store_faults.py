@@ -209,7 +209,7 @@ def test_rows_and_tables_have_the_same_columns(store: SqliteStore) -> None:
 
 def test_reading_goes_page_by_page_in_order(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows than a page, many with one start time, are all there once, both ways and with a limit."""
-    monkeypatch.setattr("tierwise.evidence.sqlite._PAGE_ROWS", 7)
+    monkeypatch.setattr("tierwise.evidence.pages.PAGE_ROWS", 7)
     store.write([make_call(f"t{n}", started_at_ns=START_NS + n // 10) for n in range(50)])
     names = [f"t{n}" for n in range(50)]
     assert [row.task for row in store.calls()] == names
@@ -222,7 +222,7 @@ def test_rows_written_while_reading_do_not_disturb_the_reader(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An unfinished read neither blocks a write nor repeats a row."""
-    monkeypatch.setattr("tierwise.evidence.sqlite._PAGE_ROWS", 3)
+    monkeypatch.setattr("tierwise.evidence.pages.PAGE_ROWS", 3)
     store.write([make_call(f"t{n}", started_at_ns=START_NS + n) for n in range(6)])
     rows = store.calls()
     assert next(rows).task == "t0"

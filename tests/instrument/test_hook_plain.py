@@ -478,3 +478,15 @@ def test_a_failed_call_belongs_to_the_epoch_last_seen() -> None:
     with pytest.raises(openai.InternalServerError):
         client.chat.completions.create(**ASK)
     assert len({call.epoch for call in recorder.calls}) == 1
+
+
+def test_a_failed_call_of_another_name_for_the_same_model_belongs_to_its_epoch() -> None:
+    """An alias and the model behind it are two candidates of equal epochs: an error of either stays in its own."""
+    failure = Reply(status=500, body={"error": {"message": "overloaded"}})
+    client, _ = sync_client(chat(), chat(), failure)
+    recorder = instrument_in_memory(client)
+    for model in ("gpt-5-mini", "gpt-5-mini-2025-08-07"):
+        client.chat.completions.create(**{**ASK, "model": model})
+    with pytest.raises(openai.InternalServerError):
+        client.chat.completions.create(**{**ASK, "model": "gpt-5-mini-2025-08-07"})
+    assert len({call.epoch for call in recorder.calls}) == 1

@@ -411,3 +411,47 @@ def test_post_with_a_stream_of_its_own_is_observed() -> None:
     list(chunks)
     client.post("/chat/completions", cast_to=openai.types.chat.ChatCompletion, body=ASK)
     assert [call.outcome for call in recorder.calls] == ["success", "success"]
+
+
+@pytest.mark.parametrize("index", [1, 7, None, "a"])
+def test_a_choice_of_any_index_is_the_answer(index: Any) -> None:
+    """A server that does not count its one choice from 0 gives an answer as any other: no empty choice stands beside it."""
+    chunks = chat_chunks(["He", "llo."])
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            choice["index"] = index
+    client, _ = sync_client(Reply(events=chunks))
+    recorder = instrument_in_memory(client)
+    for _ in client.chat.completions.create(**ASK, stream=True):
+        pass
+    (call,) = recorder.calls
+    assert (call.outcome, call.answer.finish_reasons, call.answer.output_chars) == ("success", ("stop",), 6)
+
+
+def test_a_stream_whose_first_choice_comes_late_has_it_all_the_same() -> None:
+    """Choice 0 is there when its text comes behind another's."""
+    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    order = ((1, "b", None), (0, "aa", None), (0, "a", None), (1, "", "stop"), (0, "", "length"))
+    chunks = [{**head, "choices": [{"index": i, "delta": {"content": t}, "finish_reason": r}]} for i, t, r in order]
+    client, _ = sync_client(Reply(events=chunks))
+    recorder = instrument_in_memory(client)
+    for _ in client.chat.completions.create(**ASK, stream=True):
+        pass
+    (call,) = recorder.calls
+    assert (call.outcome, call.answer.finish_reasons, call.answer.output_chars) == ("truncated", ("length", "stop"), 4)
+
+
+def test_more_than_ten_streamed_choices_stay_in_order() -> None:
+    """Reasons are told by the number of their choice, not by its first digit."""
+    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    reasons = ["stop"] * 12
+    reasons[2] = "length"
+    chunks = [
+        {**head, "choices": [{"index": place, "delta": {"content": "x"}, "finish_reason": reason}]}
+        for place, reason in enumerate(reasons)
+    ]
+    client, _ = sync_client(Reply(events=chunks))
+    recorder = instrument_in_memory(client)
+    for _ in client.chat.completions.create(**ASK, stream=True):
+        pass
+    assert recorder.calls[0].answer.finish_reasons == tuple(reasons)

@@ -48,7 +48,7 @@ PANELS = (
 RECORDS = tuple(
     f"tierwise:{name}:hour"
     for name in (
-        "calls", "priced", "cost", "cost_squared", "tokens", "feedback", "runs", "runs_escalated", "runs_priced", "runs_cost",
+        "calls", "cost", "cost_squared", "tokens", "feedback", "runs", "runs_escalated", "runs_cost",
         "runs_cost_squared", "duration",
     )
 )  # fmt: skip

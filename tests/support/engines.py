@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from support.fleet import PROMETHEUS_PATH, VICTORIA_PATH
 
 SHIPPED = Path(__file__).resolve().parents[2] / "collector" / "prometheus"
+_BLOCKS = ("prometheus_tsdb_compaction", "prometheus_tsdb_blocks_loaded", "prometheus_tsdb_head_min_time ")
 FEATURES = "created-timestamp-zero-ingestion,exemplar-storage"
 
 
@@ -64,6 +65,25 @@ def victoria(binary: Path, folder: Path) -> Iterator[Engine]:
     with _running([str(binary), *arguments], folder / "log", f"http://127.0.0.1:{port}/health"):
         url = f"http://127.0.0.1:{port}"
         yield Engine(url=url, otlp=url + VICTORIA_PATH, folder=folder)
+
+
+def compacted(engine: Engine, *, quiet_s: float = 60, most_s: float = 1800) -> float:
+    """Wait until a Prometheus has put a history that came at once into blocks, as months put it; the seconds it took.
+
+    Raises:
+        TimeoutError: it is not done after `most_s` seconds.
+    """
+    begun = changed = time.monotonic()
+    last = ""
+    while time.monotonic() - changed < quiet_s:
+        if time.monotonic() - begun > most_s:
+            raise TimeoutError(f"{engine.url} still compacts its blocks after {most_s:.0f} s")
+        time.sleep(1)
+        with urllib.request.urlopen(engine.url + "/metrics", timeout=30) as response:  # noqa: S310
+            lines = response.read().decode().split("\n")
+        now = "".join(line for line in lines if line.startswith(_BLOCKS))
+        last, changed = now, changed if now == last else time.monotonic()
+    return changed - begun
 
 
 @contextmanager

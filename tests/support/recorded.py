@@ -11,7 +11,6 @@ from typing import Any
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE
 
 from support.engines import Engine, flush
 from tierwise.core.evidence import HOUR_S, LATENCY_EDGES_S
@@ -26,8 +25,8 @@ _FULL = 20
 
 def rows(
     tasks: int, models: int, seed: int
-) -> Iterator[tuple[dict[str, str], list[tuple[str, dict[str, str], float]], list[int]]]:
-    """One hour: labels of each task and model, its recorded numbers, and its calls by bucket of duration."""
+) -> Iterator[tuple[dict[str, str], list[tuple[str, dict[str, str], float]]]]:
+    """One hour: labels of each task and model, and its recorded numbers."""
     rng = random.Random(seed)  # noqa: S311
     for task in range(tasks):
         for model in range(models):
@@ -39,19 +38,21 @@ def rows(
             numbers = [
                 ("calls", {"tierwise_outcome": "success", "tierwise_json_form": "plain"}, _FULL - failed),
                 ("calls", {"tierwise_outcome": "json_invalid", "tierwise_json_form": "invalid"}, failed),
-                ("priced", {"tierwise_outcome": "success"}, _FULL - failed),
-                ("priced", {"tierwise_outcome": "json_invalid"}, failed),
                 ("cost", {"tierwise_outcome": "success"}, cost),
                 ("cost", {"tierwise_outcome": "json_invalid"}, cost / 7),
-                ("cost_squared", {"tierwise_outcome": "success"}, cost * cost / 16),
-                ("cost_squared", {"tierwise_outcome": "json_invalid"}, cost * cost / 700),
+                ("cost_squared", {}, cost * cost / 16),
                 ("tokens", {"tierwise_token_kind": "input"}, rng.randint(1000, 9000)),
                 ("tokens", {"tierwise_token_kind": "output"}, rng.randint(100, 900)),
             ]
             buckets = [0] * (len(LATENCY_EDGES_S) + 1)
             for _ in range(_FULL):
                 buckets[rng.randint(8, 14)] += 1
-            yield labels, numbers, buckets
+            numbers += [
+                ("duration_inside", {"le": f"{edge:g}"}, count)
+                for edge, count in zip((*LATENCY_EDGES_S, float("inf")), buckets, strict=True)
+                if count
+            ]
+            yield labels, [*numbers, ("duration_sum", {}, 31.4)]
 
 
 def fill(engine: Engine, *, end: int, hours: int, tasks: int, models: int) -> int:
@@ -62,41 +63,35 @@ def fill(engine: Engine, *, end: int, hours: int, tasks: int, models: int) -> in
 
 def _fill_prometheus(engine: Engine, *, end: int, hours: int, tasks: int, models: int) -> int:
     prepared = [_request(tasks, models, seed) for seed in range(min(hours, _DAYS_APART))]
+    total = 0
     for hour in range(hours):
         at = end - (hours - hour - 1) * HOUR_S + SETTLE_S + 60
-        for body in prepared[hour % len(prepared)]:
-            _post(
-                engine.otlp,
-                body.replace(struct.pack("<Q", _PLACE), struct.pack("<Q", at * 10**9)),
-                "application/x-protobuf",
-            )
-    return hours * tasks * models * 11
+        samples, body = prepared[hour % len(prepared)]
+        timed = body.replace(struct.pack("<Q", _PLACE), struct.pack("<Q", at * 10**9))
+        _post(engine.otlp, timed, "application/x-protobuf")
+        total += samples
+    return total
 
 
-def _request(tasks: int, models: int, seed: int) -> list[bytes]:
-    """One hour as OTLP; the time is to be put in."""
+def _request(tasks: int, models: int, seed: int) -> tuple[int, bytes]:
+    """One hour as OTLP, and how many samples it has; the time is to be put in."""
     request = ExportMetricsServiceRequest()
     scope = request.resource_metrics.add().scope_metrics.add()
     metrics: dict[str, Any] = {}
 
-    def points(role: str, kind: str) -> Any:
+    def points(role: str) -> Any:
         if role not in metrics:
-            made = scope.metrics.add(name=f"tierwise:{role}:hour")
-            metrics[role] = getattr(made, kind)
-            if kind == "histogram":
-                made.histogram.aggregation_temporality = AGGREGATION_TEMPORALITY_CUMULATIVE
+            metrics[role] = scope.metrics.add(name=f"tierwise:{role}:hour").gauge
         return metrics[role].data_points
 
-    points("evidence", "gauge").add(as_double=0, time_unix_nano=_PLACE)
-    for labels, numbers, buckets in rows(tasks, models, seed):
+    points("evidence").add(as_double=0, time_unix_nano=_PLACE)
+    count = 1
+    for labels, numbers in rows(tasks, models, seed):
         for role, more, value in numbers:
-            point = points(role, "gauge").add(as_double=value, time_unix_nano=_PLACE)
+            count += 1
+            point = points(role).add(as_double=value, time_unix_nano=_PLACE)
             point.attributes.extend(_attributes({**labels, **more}))
-        point = points("duration", "histogram").add(
-            time_unix_nano=_PLACE, count=sum(buckets), sum=31.4, bucket_counts=buckets, explicit_bounds=LATENCY_EDGES_S
-        )
-        point.attributes.extend(_attributes(labels))
-    return [request.SerializeToString()]
+    return count, request.SerializeToString()
 
 
 def _attributes(labels: dict[str, str]) -> list[KeyValue]:
@@ -109,13 +104,8 @@ def _fill_victoria(engine: Engine, *, end: int, hours: int, tasks: int, models: 
     prepared = []
     for seed in range(min(hours, _DAYS_APART)):
         found: dict[tuple[tuple[str, str], ...], float] = {(("__name__", "tierwise:evidence:hour"),): 0}
-        for labels, numbers, buckets in rows(tasks, models, seed):
-            inside = [
-                ("duration_inside", {"le": f"{edge:g}"}, count)
-                for edge, count in zip((*LATENCY_EDGES_S, float("inf")), buckets, strict=True)
-                if count
-            ]
-            for role, more, value in (*numbers, *inside, ("duration_sum", {}, 31.4)):
+        for labels, numbers in rows(tasks, models, seed):
+            for role, more, value in numbers:
                 found[tuple(sorted({"__name__": f"tierwise:{role}:hour", **labels, **more}.items()))] = value
         prepared.append(found)
     for found in prepared:

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import tierwise
+from support.outputs import holds
 from support.report_data import call
 from tierwise.core.call import UNASSIGNED
 from tierwise.evidence import SqliteStore
@@ -41,11 +42,12 @@ def bench(*arguments: str) -> Result:
 
 
 def test_json_document_counts_every_call_once(gateway: Gateway) -> None:
-    """Runs, tasks, cost and the probe of a session are in the document, and every call is in the store once."""
+    """Runs, tasks, cost and the probe of a session are in the document as it is documented, every call in the store once."""
     before = gateway.requests
     result = bench("--models", MODELS, "--base-url", gateway.base_url, "--runs", "3", "--json", "--concurrency", "8")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
+    holds("bench", found)
     assert list(found["models"]) == MODELS.split(",")
     assert {one["runs"] for one in found["models"].values()} == {15}
     assert list(found["tasks"]) == TASKS
@@ -102,7 +104,8 @@ def test_tables_show_every_column(gateway: Gateway, monkeypatch: pytest.MonkeyPa
 def test_session_and_store_are_narrated_apart_from_the_data(gateway: Gateway) -> None:
     """Data goes to stdout; where it was recorded, and that code checks were left out, goes to stderr."""
     result = bench("--models", MODELS, "--base-url", gateway.base_url, "--runs", "1", "--json", "--no-probe")
-    assert json.loads(result.stdout)["token_budget"] is None
+    holds("bench", found := json.loads(result.stdout))
+    assert found["token_budget"] is None
     assert "calls.db as session bench-" in result.stderr
     assert "see `tierwise plan --store calls.db`" in result.stderr
     assert "--allow-code" in result.stderr

@@ -59,6 +59,7 @@ def test_people_get_tables(outcomes: Path) -> None:
         (("--task", "absent"), "no task in"),
         (("--policy-kind", "magic"), "magic"),
         (("--value-of-success", "nan"), "an amount in USD"),
+        (("--runs", "100"), "go with --ladder"),
     ],
 )
 def test_wrong_use_is_explained(outcomes: Path, arguments: tuple[str, str], said: str) -> None:
@@ -94,3 +95,33 @@ def test_remarks_are_told_and_in_the_document(tmp_path: Path) -> None:
     assert code == 0
     assert json.loads(text)["remarks"] == ["1 task with one model only, where there is nothing to decide (t)"]
     assert "one model only" in told
+
+
+def test_a_ladder_is_foretold(outcomes: Path) -> None:
+    """Without a replay: what the ladder comes to in so many runs, for people and as a document."""
+    code, text, _ = run("--outcomes", str(outcomes), "--ladder", "cheap,dear", "--runs", "1000", "--detection", "90%")
+    assert code == 0
+    assert "cheap → dear, in 1,000 runs of each task; saving in cost per success against dear alone" in text
+    code, text, _ = run("--outcomes", str(outcomes), "--ladder", "cheap,dear", "--json")
+    found = json.loads(text)["ladders"]["summary"]
+    # 45 of 50 succeed at once; the others pay both, and the dear model fails at them too.
+    assert (found["success_rate"]["point"], found["escalated"]["point"]) == pytest.approx((0.9, 0.1))
+    assert found["saving"]["point"] == pytest.approx(1 - 0.0014 / 0.004)
+    assert found["saving"]["low"] < found["saving"]["point"] < found["saving"]["high"]
+
+
+def test_tasks_without_the_models_of_a_ladder_are_left_out(outcomes: Path) -> None:
+    """They are told on stderr; where none is left, that is the error."""
+    with outcomes.open("a") as file:
+        file.writelines(f"other,{prompt},cheap,1,0.001\n" for prompt in range(40))
+    code, text, told = run("--outcomes", str(outcomes), "--ladder", "cheap,dear", "--json")
+    assert code == 0
+    assert list(json.loads(text)["ladders"]) == ["summary"]
+    assert "left out: other: dear was not recorded" in told
+    code, _, told = run("--outcomes", str(outcomes), "--ladder", "cheap,nobody")
+    assert code == 2
+    assert "nobody was not recorded" in told
+    for option in ("--detection", "--false-alarms"):
+        code, _, told = run("--outcomes", str(outcomes), "--ladder", "cheap,dear", option, "120%")
+        assert code == 2
+        assert "write a share such as 90%" in told

@@ -151,6 +151,28 @@ def test_the_route_file_is_read(tmp_path: Path) -> None:
     assert "restore a copy" in text
 
 
+def test_routes_to_models_that_the_policy_does_not_name(tmp_path: Path) -> None:
+    """A route or canary beyond the candidates of its task is a note; a task without a policy may go anywhere."""
+    (tmp_path / "tierwise.yaml").write_text("tasks:\n  a: {candidates: [x, y]}\n  b: {candidates: [x, y]}\n")
+    routes = {
+        "a": {"primary": "gone"},
+        "b": {"primary": "x", "canary": {"candidate": "new", "share": 0.25}},
+        "c": {"primary": "anything"},
+    }
+    document = {"format": "tierwise-routes/1", "version": 3, "updated_at": 1, "routes": routes}
+    (tmp_path / "routes.json").write_text(json.dumps(document))
+    (text,) = points("routes", "note")
+    assert "a to gone, b to new;" in text
+    assert "`tierwise promote TASK MODEL`" in text
+    (tmp_path / "tierwise.yaml").write_text("tasks:\n  a: {candidates: [gone]}\n  b: {candidates: [x, new]}\n")
+    assert points("routes", "note") == []
+
+
+def test_the_catalogue_of_prices_is_told(tmp_path: Path) -> None:
+    """Which prices are installed, and how current they are."""
+    assert "newest dated change of a price 20" in points("prices", "ok")[-1]
+
+
 # --- the store -----------------------------------------------------------------------------------------------------
 
 

@@ -73,6 +73,23 @@ def test_wrong_use_exits_2(arguments: list[str]) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("plna", "did you mean plan?"),
+        ("stat", "did you mean status"),
+        ("zzz", "`tierwise --help` lists"),
+        ("a\x1bb", "\\x1b"),
+    ],
+)
+def test_an_unknown_command_leads_on(name: str, said: str) -> None:
+    """What may have been meant is named, else where to look."""
+    done = CliRunner().invoke(cli, [name])
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert "\x1b" not in done.stderr
+
+
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     """A command that raises what the test puts into the list."""
@@ -90,7 +107,19 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     ("error", "code", "text"),
     [
         (StoreError("no \x1b[31mred"), 2, "error: no \\x1b[31mred"),
-        (PermissionError(13, "Permission denied", "/x/y"), 2, "error: /x/y: Permission denied"),
+        (
+            PermissionError(13, "Permission denied", "/x/y"),
+            2,
+            "error: /x/y: Permission denied; check its owner and rights",
+        ),
+        (OSError(28, "No space left on device"), 2, "error: No space left on device; free some space"),
+        (
+            NotADirectoryError(20, "Not a directory", "/x/.y.yaml.ab_12cde.tmp"),
+            2,
+            "error: /x/y.yaml: Not a directory; a part",
+        ),
+        (OSError(99, "Something else", b"/x/z"), 2, "error: /x/z: Something else; check the path"),
+        (OSError("no number"), 2, "error: no number"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (click.Abort(), 130, "interrupted"),
         (BrokenPipeError(), 141, ""),
@@ -136,6 +165,16 @@ def test_a_closed_pipe_is_quiet() -> None:
         process.stdout.read(1)
         process.stdout.close()
         assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["schema"]])
+def test_a_full_disk_is_said(arguments: list[str]) -> None:
+    """Output that cannot be written is one message and exit code 2, for the help too."""
+    program = [sys.executable, "-m", "tierwise.surfaces.cli.entry", *arguments]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["error: No space left on device; free some space, or name another place"]
 
 
 def test_output_to_a_pipe_has_no_colour(tmp_path: Path) -> None:

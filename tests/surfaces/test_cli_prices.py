@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from support.commands import tierwise
 from support.report_data import call, store_with
 from tierwise.evidence import SqliteStore
+from tierwise.pricing.catalogue import describe
 
 POLICY = "prices:\n  house-model: {input: 2, output: 10}\ntasks:\n  summary: {candidates: [house-model]}\n"
 
@@ -110,3 +112,17 @@ def test_wrong_use_is_said(store: str, tmp_path: Path) -> None:
         assert result.exit_code == 2
         assert "no calls recorded yet" in result.stderr
     assert tierwise("prices", "missing", "--store", str(tmp_path / "none.db")).exit_code == 2
+
+
+def test_the_catalogue_says_how_current_it_is() -> None:
+    """Package, models, the newest change in force and the next one known: of the installed catalogue, at any date."""
+    before, now = describe(datetime(2020, 1, 1, tzinfo=UTC)), describe(datetime.now(UTC))
+    assert before.latest_change is None
+    assert before.next_change is not None
+    assert now.latest_change is not None
+    assert before.next_change <= now.latest_change <= datetime.now(UTC).date()
+    done = tierwise("prices", "catalogue")
+    assert done.exit_code == 0
+    assert done.stdout.startswith(f"{now.version}: {now.models:,} models of {now.providers} providers")
+    assert str(now.latest_change) in done.stdout
+    assert json.loads(tierwise("prices", "catalogue", "--json").stdout)["latest_change"] == str(now.latest_change)

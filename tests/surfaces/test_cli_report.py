@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from support.commands import tierwise
 from support.report_data import GEMINI, HAIKU, SONNET, rounds, store_with
+from tierwise.core.columns import TaskEvidence
+from tierwise.evidence import SqliteStore
 
 
 @pytest.fixture
@@ -55,3 +58,20 @@ def test_unwritable_place_is_said(store: str, tmp_path: Path) -> None:
     result = tierwise("report", "--store", store, "-o", "file/report.html")
     assert result.exit_code == 2
     assert "file" in result.stderr
+
+
+def test_each_task_is_read_once(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan and sums come from one reading of the evidence: on a large store it costs more than all the rest."""
+    read: list[str] = []
+
+    def counting(
+        self: SqliteStore, since: int | None = None, until: int | None = None, tasks: Sequence[str] | None = None
+    ) -> Iterator[TaskEvidence]:
+        for one in real(self, since, until, tasks):
+            read.append(one.task)
+            yield one
+
+    real = SqliteStore.evidence_by_task
+    monkeypatch.setattr(SqliteStore, "evidence_by_task", counting)
+    assert tierwise("report", "--store", store).exit_code == 0
+    assert sorted(read) == ["strict-json", "summary"]

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from support.outputs import holds
 from support.report_data import recommendation
 from tierwise.advisor.plan import plan
 from tierwise.config import check_text, load_policy
@@ -81,7 +82,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, dict[str,
     for folder, process in started:
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
-        found.append((folder, json.loads(out), err))
+        holds("demo", document := json.loads(out))
+        found.append((folder, document, err))
     return found
 
 

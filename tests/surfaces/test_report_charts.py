@@ -224,6 +224,18 @@ def test_decisions_are_told_newest_first(tmp_path: Path) -> None:
     assert "try it" in html
 
 
+def test_a_decision_gives_the_reason_about_its_own_models() -> None:
+    """Of several reasons the timeline gives the first about the model that was left or taken, else the first of all."""
+    reasons = (
+        {"code": "gain", "text": f"{GEMINI}-lite is better."},
+        {"code": "gain", "text": f"{HAIKU} is better."},
+        {"code": "gain", "text": f"{GEMINI} is better."},
+        {"code": "refuted", "text": f"{SONNET} is too slow."},
+    )
+    told = decisions([entry(reasons=reasons), entry(change="c2", reasons=reasons[:2])], current_version=1)
+    assert [one.why for one in told] == [f"{GEMINI}-lite is better.", f"{GEMINI} is better."]
+
+
 def test_a_thousand_tasks_have_rows_and_the_urgent_ones_sections(tmp_path: Path) -> None:
     """Every task has its row; sixty have a section, changes first; the page stays small."""
     items = [recommendation(f"task {number:04}", "KEEP") for number in range(1000)]

@@ -106,18 +106,23 @@ def test_comparison_table_has_every_published_measure(report: Page) -> None:
 
 
 def test_routes_say_why_a_change_is_made_and_why_to_whom() -> None:
-    """The table of routes gives the engine's first reason, and the first one about the recommended model."""
+    """The table of routes gives the first reason about the model in use, and the first one about the recommended one."""
     reasons = (
         Reason(code="refuted", text="sonnet is too slow.", candidate=SONNET),
         Reason(code="proof", text="haiku is cheap.", candidate=HAIKU),
         Reason(code="gain", text="gemini is fast.", candidate=GEMINI),
     )
-    item = recommendation(reasons=reasons)
+    trial = recommendation("summary", "TRIAL", reasons=reasons[1:])
+    kept = recommendation("other", "KEEP", reasons=reasons[1:])
     view = build(
-        calls=[], recommendations=[item], title="t", simulated=False, notes=(), generated_at=NOW, store=None,
-        latency_scale=1.0,
+        calls=[], recommendations=[recommendation(reasons=reasons), trial, kept], title="t", simulated=False, notes=(),
+        generated_at=NOW, store=None, latency_scale=1.0,
     )  # fmt: skip
-    assert view.tasks[0].why == ("sonnet is too slow.", "gemini is fast.")
+    assert [task.why for task in view.tasks] == [
+        ("sonnet is too slow.", "gemini is fast."),
+        ("gemini is fast.",),
+        ("haiku is cheap.",),
+    ]
 
 
 def test_page_is_well_formed_and_accessible(report: Page) -> None:

@@ -273,6 +273,55 @@ def test_no_serious_accessibility_violation(
     context.close()
 
 
+def test_calls_stand_on_a_telephone(chromium: Browser, pages: Pages) -> None:
+    """On a narrow screen all of a call is in sight: no column is cut off and nothing has to be moved sideways."""
+    window = chromium.new_page(viewport={"width": 390, "height": 900})
+    window.goto(f"{pages.url}/calls")
+    region = window.get_by_role("region", name="Calls")
+    assert region.evaluate("one => one.scrollWidth <= one.clientWidth")
+    boxes = region.locator("tbody tr:first-child > *").all()
+    assert len(boxes) == 9
+    for box in boxes:
+        place = box.bounding_box()
+        assert place is not None
+        assert place["x"] >= 0
+        assert place["x"] + place["width"] <= 390
+    assert region.get_by_role("row").count() > 50
+    window.close()
+
+
+def test_words_of_the_calls_are_not_broken(page: Page, pages: Pages) -> None:
+    """On a wide screen model, arm and outcome stand on one line each, however long the name of a task is."""
+    page.goto(f"{pages.url}/calls?outcome=json_invalid")
+    assert page.locator("table.calls td.name", has_text="img src=x").count() > 0
+    row = page.locator("table.calls tbody tr", has_text="support").first
+    assert row.evaluate("one => [...one.cells].every((cell) => cell.clientHeight < 48)")
+
+
+def test_store_with_a_thousand_tasks_renders(chromium: Browser, tmp_path: Path) -> None:
+    """A thousand tasks: the overview lists and filters all, the most urgent are shown in full, each has its own page."""
+    start = (int(time.time()) // 3600 - 5) * 3600
+    calls = [
+        call_row(task=f"task-{number:04}", candidate=model, started_at_ns=(start + 3600 * hour) * 10**9).to_call()
+        for number in range(1000)
+        for model in (SONNET, GEMINI)
+        for hour in range(2)
+    ]
+    with live_pages(store_with(tmp_path / "many.db", calls)) as own:
+        window, said = chromium.new_page(), []
+        window.on("console", lambda message: said.append(message.text))
+        window.on("pageerror", lambda error: said.append(str(error)))
+        window.goto(f"{own.url}/", timeout=60_000)
+        expect(window.locator("#filter-count")).to_have_text("1,000 of 1,000")
+        assert window.locator("article.task").count() == 60
+        window.get_by_label("Task or model").fill("task-0987")
+        window.locator(".routes").get_by_role("link", name="task-0987").click()
+        expect(window.get_by_role("heading", level=1)).to_have_text("task-0987")
+        assert window.locator("table.calls tbody tr").count() == 4
+        assert said == []
+        window.close()
+
+
 def test_empty_store_renders(chromium: Browser, tmp_path: Path) -> None:
     """A store that holds nothing, or none at all, is a page that says how to begin."""
     with live_pages(store_with(tmp_path / "empty.db", [])) as own:

@@ -164,6 +164,24 @@ def test_approving_changes_the_route_and_logs_it(own_pages: Pages) -> None:
     assert all(one.by.endswith("(serve)") and not one.automatic for one in entries)
 
 
+def test_approving_a_trial_starts_it(own_pages: Pages) -> None:
+    """A trial begins with its first approval, and the page then says that it runs."""
+    html = own_pages.ask("/task?name=summary").text
+    assert f"Start a trial of {GEMINI}" in html
+    answer = own_pages.send("/approve", fields_of(html, "/approve"))
+    assert answer.status == 303
+    canary = read_table(own_pages.settings.routes_path).routes["summary"].canary
+    assert canary is not None
+    assert (canary.candidate, canary.share) == (GEMINI, 0.25)
+    html = own_pages.ask(answer.headers["location"]).text
+    assert "The trial has begun" in html
+    assert f"The trial of <bdi>{GEMINI}</bdi> is running" in html
+    assert 'action="/approve"' not in html
+    assert own_pages.send("/rollback", fields_of(html, "/rollback")).status == 303
+    assert read_table(own_pages.settings.routes_path).routes["summary"].canary is None
+    assert 'action="/rollback"' not in own_pages.ask("/task?name=summary").text, "there is nothing left to go back to"
+
+
 def test_a_trial_is_offered_until_it_runs() -> None:
     """A TRIAL can be started; once its canary runs there is nothing to start, another challenger's trial can be."""
     item = recommendation(verdict="TRIAL")
@@ -259,7 +277,9 @@ def test_calls_are_filtered(pages: Pages) -> None:
 
     def models(query: str) -> set[str]:
         html = pages.ask(f"/calls?{query}").text
-        return {name for name in (SONNET, HAIKU, GEMINI) if f"<td><bdi>{name}</bdi></td>" in html}
+        return {
+            name for name in (SONNET, HAIKU, GEMINI) if f'<td role="cell" class="name"><bdi>{name}</bdi></td>' in html
+        }
 
     assert models("") == {SONNET, HAIKU, GEMINI}
     assert models(f"model={GEMINI}") == {GEMINI}
@@ -267,6 +287,15 @@ def test_calls_are_filtered(pages: Pages) -> None:
     assert models("outcome=error&arm=pinned") == {HAIKU}
     assert models("arm=canary") == set()
     assert models("outcome=<script>&arm=nothing&before=x.y") == {SONNET, HAIKU, GEMINI}
+
+
+def test_filters_suggest_what_is_known(pages: Pages) -> None:
+    """Tasks and models are suggested; a filter that nothing matches says how names are compared."""
+    pages.ask("/")
+    html = pages.ask(f"/calls?model={GEMINI[:6]}").text
+    for name in ("strict-json", SONNET, HAIKU, GEMINI):
+        assert f'<option value="{name}"></option>' in html
+    assert "No call. Task and model are compared as whole names." in html
 
 
 def test_pages_of_calls_follow_each_other_without_gap(pages: Pages) -> None:

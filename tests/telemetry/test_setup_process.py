@@ -119,6 +119,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_children_of_multiprocessing_write_everything(tmp_path: Path, method: str) -> None:
     """Such a child ends without Python's exit handlers; what it finished is stored all the same."""

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tierwise.telemetry import feed
 from tierwise.telemetry import worker as worker_module
 
 
@@ -167,3 +168,20 @@ def test_shutdown_with_a_refusing_store_counts_the_loss(rig, call, caplog):
     _wait_until(lambda: rig.sink.closed == 1)
     assert rig.telemetry.metrics.internal("dropped") == {"store": 1}
     assert "could not be stored" in caplog.text
+
+
+def test_shutdown_with_a_slow_store_counts_what_is_not_written_in_time(rig, call, caplog, monkeypatch):
+    """A store that needs longer than the end may take gets what fits; the rest is counted, and the thread is gone."""
+    monkeypatch.setattr(feed, "BATCH", 16)
+    go = threading.Event()
+    rig.sink.gate = lambda: (go.wait(10), time.sleep(0.1))
+    for _ in range(320):
+        rig.record(call())
+    worker = rig.telemetry.worker
+    go.set()
+    assert not worker.shutdown(0.4)
+    assert not worker._thread.is_alive()
+    dropped = rig.telemetry.metrics.internal("dropped")["store"]
+    assert dropped > 80
+    assert len(rig.sink.rows) + dropped == 320
+    assert "could not be stored before the end" in caplog.text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tierwise.advisor.apply import Applied, Change, apply, apply_automatically, automatic_changes, changes_of
 from tierwise.advisor.audit import AuditEntry, History, read_history, real_entries, routes_from_audit
-from tierwise.advisor.byhand import abort, promote, rollback
+from tierwise.advisor.byhand import abort, can_roll_back, promote, rollback
 from tierwise.advisor.plan import Coverage, Plan, plan, policy_for
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "apply",
     "apply_automatically",
     "automatic_changes",
+    "can_roll_back",
     "changes_of",
     "plan",
     "policy_for",

@@ -220,6 +220,11 @@ def _decided(
     item: Recommendation, route: Route | None, now: int, policy: Policy | None, trial: bool, pin: bool
 ) -> tuple[Route | None, Action, str]:
     note = item.reasons[0].text if item.reasons else "nothing to change"
+    running = route.canary.candidate if route is not None and route.canary is not None else None
+    if trial and _can_start(item, running):
+        # What the recommendation would remember beside it (fallbacks, ladder) is not a reason to leave the trial for later.
+        before = item.after if item.action == "traffic" and item.after is not None else route
+        return _trial(item, str(item.challenger), before, now), "trial", ""
     if item.verdict == "PROMOTE" and item.primary is not None:
         if route is None or route.primary != item.primary:
             return _promoted(item, item.primary, route, now, policy), "promote", ""
@@ -227,9 +232,6 @@ def _decided(
     elif item.action in ("stage", "rollback", "traffic") and item.after is not None and item.after != route:
         return item.after, item.action, ""
     elif item.verdict == "TRIAL" and item.challenger is not None:
-        running = route.canary.candidate if route is not None and route.canary is not None else None
-        if trial and running != item.challenger:
-            return _trial(item, item.challenger, route, now), "trial", ""
         how = "is running already" if trial else "starts only when asked for (--trial)"
         note = f"the trial of {item.challenger} {how}"
     elif item.verdict == "KEEP" and item.primary is not None:
@@ -237,6 +239,11 @@ def _decided(
             return _first(item, item.primary, now), "pin", ""
         note = "the route stays as it is" if route is not None else "no first route is written without being asked"
     return route, "none", note
+
+
+def _can_start(item: Recommendation, running: str | None) -> bool:
+    """Whether a trial that is asked for begins: not beside the next stage, or the end, of a canary that runs."""
+    return item.verdict == "TRIAL" and item.challenger not in (None, running) and item.action in ("none", "traffic")
 
 
 def _promoted(item: Recommendation, primary: str, route: Route | None, now: int, policy: Policy | None) -> Route:

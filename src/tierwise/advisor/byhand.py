@@ -223,6 +223,11 @@ def _back(task: str, table: RouteTable, audit_path: Path, now: int, cooldown_s: 
     return Change(task=task, action="rollback", before=route, after=after, note=note)
 
 
+def can_roll_back(task: str, entries: Iterable[AuditEntry], version: int) -> bool:
+    """Whether `rollback` has somewhere to go back to; `version` is that of the route table."""
+    return bool(_past(task, entries, version))
+
+
 def _past(task: str, entries: Iterable[AuditEntry], version: int) -> list[Route | None]:
     """The routes that can be gone back to, the last one first to go to."""
     past: list[Route | None] = []

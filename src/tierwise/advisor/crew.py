@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from tierwise.advisor.plan import Findings, Found, Plan
 from tierwise.core.columns import TaskEvidence
@@ -57,31 +57,56 @@ def plan_of_store(
     since: int | None = None,
     tasks: Sequence[str] | None = None,
     processes: int | None = None,
+    told: Callable[[int, int], None] | None = None,
 ) -> Plan | None:
     """`plan` over the evidence of a store from `since` on (Unix seconds); `None` when there is nothing at all.
 
     The token-budget probe of `bench` is nobody's work and left out. `processes` is how many may share a large plan; by
-    default one for each processor. The plan is the same with any number.
+    default one for each processor. The plan is the same with any number. `told` hears how many tasks are done, of how many.
 
     Raises:
         StoreError: the store cannot be read.
         EvidenceError: a task that was asked for is not known at all.
     """
+    return plan_and_more(store, policy, table, now, since=since, tasks=tasks, processes=processes, told=told)[0]
+
+
+def plan_and_more(
+    store: Readable,
+    policy: Policy | None,
+    table: RouteTable,
+    now: int,
+    *,
+    beside: Callable[[TaskEvidence], Any] | None = None,
+    since: int | None = None,
+    tasks: Sequence[str] | None = None,
+    processes: int | None = None,
+    told: Callable[[int, int], None] | None = None,
+) -> tuple[Plan | None, dict[str, Any]]:
+    """`plan_of_store`, and what `beside` makes of the evidence of each task, by name: reading it costs more than all the rest.
+
+    `beside` is a function of a module: it is called in whichever process has read the task.
+
+    Raises:
+        StoreError, EvidenceError: as `plan_of_store`.
+    """
     recorded = store.tasks()
     names = [task for task in recorded if not tasks or task in tasks]
-    findings = Findings(policy=policy, table=table, now=now, tasks=tasks)
+    findings = Findings(policy=policy, table=table, now=now, tasks=tasks, beside=beside)
     crew = min(MOST_PROCESSES, _processors() if processes is None else processes)
     with _seldom_collected():
         if isinstance(store, SqliteStore) and crew > 1:
-            rest = _alone_at_first(findings, store, names, since)
+            rest = _alone_at_first(findings, store, names, since, told)
             if rest:
-                _together(findings, store, rest, since, crew)
+                _together(findings, store, rest, since, crew, lambda left: told and told(len(names) - left, len(names)))
         else:
-            for one in own_work(store.evidence_by_task(since, None, names)):
+            for done, one in enumerate(own_work(store.evidence_by_task(since, None, names)), start=1):
                 findings.add(one)
+                if told is not None:
+                    told(done, len(names))
     if not findings.found.seen and not (tasks and recorded):
-        return None
-    return findings.plan(recorded=recorded)
+        return None, {}
+    return findings.plan(recorded=recorded), findings.found.beside
 
 
 def own_work(evidence: Iterable[TaskEvidence]) -> Iterator[TaskEvidence]:
@@ -111,19 +136,34 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _alone_at_first(findings: Findings, store: SqliteStore, names: Sequence[str], since: int | None) -> Sequence[str]:
+def _alone_at_first(
+    findings: Findings,
+    store: SqliteStore,
+    names: Sequence[str],
+    since: int | None,
+    told: Callable[[int, int], None] | None,
+) -> Sequence[str]:
     """Do all of it, or so much that it is clear that more processes pay; returns what is left."""
     began = time.perf_counter()
     for done, name in enumerate(names, start=1):
         _decide_one(findings, store, name, since)
+        if told is not None:
+            told(done, len(names))
         spent = time.perf_counter() - began
         if spent > PATIENCE_S and spent / done * (len(names) - done) > WORTH_S:
             return names[done:]
     return ()
 
 
-def _together(findings: Findings, store: SqliteStore, names: Sequence[str], since: int | None, crew: int) -> None:
-    """Let other processes do their part of it; should they not start or be killed, do it alone."""
+def _together(
+    findings: Findings,
+    store: SqliteStore,
+    names: Sequence[str],
+    since: int | None,
+    crew: int,
+    told: Callable[[int], object],
+) -> None:
+    """Let other processes do their part of it; should they not start or be killed, do it alone. `told` hears what is left."""
     left = deque(names)
     going: dict[Future[Found], list[str]] = {}
     most = QUEUED_ORDERS * (crew - 1)
@@ -131,7 +171,7 @@ def _together(findings: Findings, store: SqliteStore, names: Sequence[str], sinc
         crew - 1,
         mp_context=get_context("spawn"),  # never a fork of a process that may have threads
         initializer=_begin,
-        initargs=(store.path, findings.policy, findings.table, findings.now, findings.wanted, since),
+        initargs=(store.path, findings.policy, findings.table, findings.now, findings.wanted, findings.beside, since),
     )
     try:
         while left or going:
@@ -151,6 +191,7 @@ def _together(findings: Findings, store: SqliteStore, names: Sequence[str], sinc
                 going, most = {}, 0
             if left:
                 _decide_one(findings, store, left.popleft(), since)
+            told(len(left) + sum(map(len, going.values())))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -165,14 +206,20 @@ _work_of: list[Callable[[Sequence[str]], Found]] = []
 
 
 def _begin(
-    path: Path, policy: Policy | None, table: RouteTable, now: int, tasks: Sequence[str] | None, since: int | None
+    path: Path,
+    policy: Policy | None,
+    table: RouteTable,
+    now: int,
+    tasks: Sequence[str] | None,
+    beside: Callable[[TaskEvidence], Any] | None,
+    since: int | None,
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the one that gives the orders, which ends these
     gc.set_threshold(GARBAGE_OBJECTS, *gc.get_threshold()[1:])
     store = SqliteStore.open(path, read_only=True)
 
     def work(names: Sequence[str]) -> Found:
-        findings = Findings(policy=policy, table=table, now=now, tasks=tasks)
+        findings = Findings(policy=policy, table=table, now=now, tasks=tasks, beside=beside)
         for one in own_work(store.evidence_by_task(since, None, names)):
             findings.add(one)
         return findings.found

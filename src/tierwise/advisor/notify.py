@@ -109,7 +109,7 @@ class Webhook:
             if 300 <= error.code < 400:
                 said = "a redirect, which is not followed; give the final address"
             wait = error.headers.get("Retry-After", "") if error.headers is not None else ""
-            return f"HTTP {error.code}{said and f', {said}'}", final, float(wait) if wait.isdigit() else 0.0
+            return f"HTTP {error.code}{said and f', {said}'}", final, float(wait) if wait.isdecimal() else 0.0
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or error
             return self._safe(f"{type(reason).__name__}: {reason}"), False, 0.0

@@ -68,7 +68,7 @@ def read_outcomes(path: Path) -> tuple[TaskOutcomes, ...]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             return _tasks(_rows(csv.DictReader(file), path), path)
     except OSError as error:
-        raise EvidenceError(f"{path}: cannot be read: {error.strerror}") from None
+        raise EvidenceError(f"{path}: cannot be read: {error.strerror}; check the path and its rights") from None
     except (csv.Error, UnicodeDecodeError) as error:
         raise EvidenceError(f"{path}: is no CSV file in UTF-8: {error}") from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import sub
 from typing import Any, Final
@@ -106,9 +106,17 @@ def plan(
 class Findings:
     """A plan in the making: tasks come in any order, and what several processes found is put together."""
 
-    def __init__(self, *, policy: Policy | None, table: RouteTable, now: int, tasks: Sequence[str] | None) -> None:
-        """`tasks`, `table` and the others as for `plan`."""
-        self.policy, self.table, self.now = policy, table, now
+    def __init__(
+        self,
+        *,
+        policy: Policy | None,
+        table: RouteTable,
+        now: int,
+        tasks: Sequence[str] | None,
+        beside: Callable[[TaskEvidence], Any] | None = None,
+    ) -> None:
+        """`tasks`, `table` and the others as for `plan`; what `beside` makes of each task's evidence is kept as well."""
+        self.policy, self.table, self.now, self.beside = policy, table, now, beside
         self.wanted = None if tasks is None else list(dict.fromkeys(tasks))
         self.found = Found()
 
@@ -119,6 +127,8 @@ class Findings:
         found.coverage.add(one)
         if one.task == UNASSIGNED:
             found.stray += runs_of(one)
+        if self.beside is not None:
+            found.beside[one.task] = self.beside(one)
         if one.task in self.wanted if self.wanted is not None else one.task not in (UNASSIGNED, OVERFLOW):
             found.made[one.task] = self._decide(one)
 
@@ -160,6 +170,7 @@ class Found:
         self.coverage = _Coverage()
         self.stray = 0
         self.made: dict[str, Recommendation] = {}
+        self.beside: dict[str, Any] = {}
 
     def merge(self, other: Found) -> None:
         """Add what was found of other tasks."""
@@ -167,6 +178,7 @@ class Found:
         self.coverage.merge(other.coverage)
         self.stray += other.stray
         self.made |= other.made
+        self.beside |= other.beside
 
 
 def by_task(evidence: Iterable[TaskEvidence] | Iterable[EvidenceRow]) -> Iterator[TaskEvidence]:

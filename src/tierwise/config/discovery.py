@@ -10,6 +10,7 @@ from typing import Final
 
 from tierwise.core.errors import ConfigError
 
+_UNGUESSABLE: Final = os.urandom(8).hex()
 CONFIG_NAME: Final = "tierwise.yaml"
 STORE_NAME: Final = "tierwise.db"
 ROUTES_NAME: Final = "routes.json"
@@ -137,7 +138,7 @@ def _state_folder(environ: Mapping[str, str]) -> Path:
     try:
         home = Path.home()
     except RuntimeError:
-        home = Path(environ.get("TMPDIR", "/tmp")) / f"tierwise-{os.getpid()}"  # noqa: S108
+        home = Path(environ.get("TMPDIR", "/tmp")) / f"tierwise-{_UNGUESSABLE}"  # noqa: S108 - nobody can make it first
     if sys.platform == "win32":
         return Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "tierwise"
     if sys.platform == "darwin":

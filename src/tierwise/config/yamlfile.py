@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import field
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -25,6 +26,7 @@ _KINDS: Final = {
     "SequenceNode": ("seq",),
     "ScalarNode": ("str", "int", "float", "bool", "null", "timestamp", "merge", "value"),
 }
+_TOO_DEEP: Final = f"nested deeper than {MAX_DEPTH} levels; a policy needs about six"
 _INT: Final = re.compile(r"[-+]?[0-9][0-9_]*")
 
 
@@ -98,12 +100,16 @@ def parse(text: str, *, name: str) -> Tree:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
     from ruamel.yaml.reader import ReaderError
 
+    reader = YAML(typ="safe", pure=True)
+    reader.Scanner = _bounded_scanner()
     try:
-        if (bound := _over_bounds(YAML(typ="safe", pure=True).parse(text), name)) is not None:
+        if (bound := _over_bounds(reader.parse(text), name)) is not None:
             return Tree(value=None, marks={}, findings=(bound,))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an anchor may be given a second time: YAML 1.2 allows it
             node = YAML(typ="safe", pure=True).compose(text)
+    except _TooDeep as error:
+        return _broken(name, error.line, error.column, _TOO_DEEP)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
@@ -138,15 +144,39 @@ def _syntax_message(text: str, line: int, column: int, problem: str) -> str:
     return f"{problem}; check quotes, brackets and indentation here"
 
 
+class _TooDeep(Exception):  # noqa: N818 - caught where it is raised
+    """Brackets within brackets beyond the bound; line and column count from 1."""
+
+    def __init__(self, line: int, column: int) -> None:
+        self.line, self.column = line, column
+
+
+@cache
+def _bounded_scanner() -> Any:
+    """A scanner that stops at too many open brackets: it looks ahead for a key at each, which takes time by their square."""
+    from ruamel.yaml.scanner import Scanner
+
+    class Bounded(Scanner):
+        def fetch_flow_collection_start(self, TokenClass: Any, to_push: Any) -> None:  # noqa: N803 - its name there
+            if self.flow_level >= MAX_DEPTH - 3:
+                raise _TooDeep(self.reader.line + 1, self.reader.column + 1)
+            super().fetch_flow_collection_start(TokenClass, to_push)
+
+    return Bounded
+
+
 def _over_bounds(events: Iterator[Any], name: str) -> Finding | None:
     """Walk the event stream, which needs no recursion, before anything recursive sees the file."""
     depth = 0
-    for event in events:
+    for number, event in enumerate(events):
         kind = type(event).__name__
         depth += kind.endswith("StartEvent") - kind.endswith("EndEvent")
         if depth > MAX_DEPTH:
             line, column = event.start_mark.line + 1, event.start_mark.column + 1
-            message = f"nested deeper than {MAX_DEPTH} levels; a policy needs about six"
+            return Finding(path=name, line=line, column=column, severity="error", message=_TOO_DEEP)
+        if number > 2 * MAX_NODES:
+            line, column = event.start_mark.line + 1, event.start_mark.column + 1
+            message = f"more than {MAX_NODES:,} values; a policy has some hundred"
             return Finding(path=name, line=line, column=column, severity="error", message=message)
     return None
 

@@ -3,6 +3,7 @@
 - `TierwiseError`
     - `ConfigError`: tierwise.yaml, an environment variable or an argument is wrong
     - `StoreError`: the embedded store cannot be opened, read or written
+        - `UnfitRowError`: a row of a batch cannot be stored as it is; nothing of the batch is in
     - `EvidenceError`: evidence is missing, partial or cannot be read
     - `RouteError`: the route file is broken, locked or changed under us
     - `ReceiptError`: a receipt is none, forged, too old, or cannot be made
@@ -21,6 +22,10 @@ class ConfigError(TierwiseError):
 
 class StoreError(TierwiseError):
     """The embedded store cannot be opened, read or written."""
+
+
+class UnfitRowError(StoreError):
+    """A row of a batch cannot be stored, whenever it is tried; nothing of the batch was."""
 
 
 class EvidenceError(TierwiseError):

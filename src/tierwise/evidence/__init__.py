@@ -6,15 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from tierwise.evidence.feedback import FeedbackRow
+    from tierwise.evidence.frames import Rows, to_pandas, to_polars
     from tierwise.evidence.health import StoreHealth
     from tierwise.evidence.reprice import Repriced
-    from tierwise.evidence.rows import CallRow, to_frame
+    from tierwise.evidence.rows import CallRow
     from tierwise.evidence.sqlite import SqliteStore
 
-__all__ = ["CallRow", "Repriced", "SqliteStore", "StoreHealth", "to_frame"]
+__all__ = ["CallRow", "FeedbackRow", "Repriced", "Rows", "SqliteStore", "StoreHealth", "to_pandas", "to_polars"]
 
 _MODULES: Final = {
-    "CallRow": "rows", "Repriced": "reprice", "SqliteStore": "sqlite", "StoreHealth": "health", "to_frame": "rows",
+    "CallRow": "rows", "FeedbackRow": "feedback", "Repriced": "reprice", "Rows": "frames", "SqliteStore": "sqlite",
+    "StoreHealth": "health", "to_pandas": "frames", "to_polars": "frames",
 }  # fmt: skip
 
 

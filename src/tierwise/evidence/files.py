@@ -1,4 +1,4 @@
-"""The store's file: made for its owner alone, and what its faults mean to a person."""
+"""The store's file: made for its owner alone, and what its faults mean to a person and to who writes it."""
 
 from __future__ import annotations
 
@@ -6,27 +6,42 @@ import errno
 import os
 import sqlite3
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from tierwise.core.errors import StoreError
+from tierwise.core.errors import StoreError, UnfitRowError
 
 _PRIMARY: Final = 0xFF
 _WRITER_CACHE_KIB: Final = 256
 """Inside the application; appending needs no more. A reader has the usual two MiB."""
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_OF_A_ROW: Final = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.IntegrityError, sqlite3.DataError)
+"""What SQLite says of a value of a type that it does not know, of a NULL where there must be none, of a text of gigabytes."""
 
 
 def make_private(path: Path) -> None:
     """Create the store's folder and file for their owner alone; a `.tierwise` folder ignores itself in git."""
-    if not path.parent.exists():
-        path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+    for folder in reversed((path.parent, *path.parent.parents)):
+        if not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
     if path.exists():
         return
     ignore = path.parent / ".gitignore"
     if path.parent.name == ".tierwise" and not ignore.exists():
-        ignore.write_text("*\n", encoding="utf-8")
+        with suppress(FileExistsError), open(os.open(ignore, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write("*\n")
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file is there now (device and inode), however it is called; `None` without one."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def connect(path: Path, *, read_only: bool, busy_ms: int) -> sqlite3.Connection:
@@ -57,6 +72,23 @@ def connect(path: Path, *, read_only: bool, busy_ms: int) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+@contextmanager
+def unfit_rows_told() -> Iterator[None]:
+    """Tell faults of the rows that are written from those of the file, which may be gone the next time.
+
+    Raises:
+        UnfitRowError: in the place of what such a row raises.
+    """
+    try:
+        yield
+    except StoreError as error:
+        if isinstance(error.__cause__, _OF_A_ROW):
+            raise UnfitRowError(f"a row cannot be stored: {error.__cause__}") from error.__cause__
+        raise
+    except Exception as error:
+        raise UnfitRowError(f"a row cannot be stored: {type(error).__name__}") from error
 
 
 def place_problem(path: Path) -> str | None:

@@ -123,17 +123,20 @@ class Api:
         return _duration(f"{text}M" if text.isdecimal() else text)
 
     def _series(self, body: bytes, grid: range | None = None) -> Iterator[Samples]:
-        plain = body.startswith(b'{"status":"success"') and b'"resultType":"matrix","result":[' in body[:200]
-        if plain and b'"warnings":[' not in body and b'"isPartial":true' not in body:
+        head = body[:200]
+        plain = head.startswith(b'{"status":"success"') and b'"resultType":"matrix","result":[' in head
+        if plain and b'"warnings"' not in head and b'"isPartial":true' not in head:
             return self._scan(body, grid)
         return iter(self._parsed(body))
 
     def _scan(self, body: bytes, grid: range | None) -> Iterator[Samples]:
         """Series of an answer in the one form that servers write, without an object for each sample."""
         try:
-            yield from scanned(body, grid)
+            rest = body[(yield from scanned(body, grid)) :]
         except (ValueError, IndexError, TypeError, RecursionError):
             raise self._nonsense(body) from None
+        if b'"warnings"' in rest or b'"isPartial"' in rest:
+            self._checked(body)
 
     def _parsed(self, body: bytes) -> list[Samples]:
         """The same from any valid JSON."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import compress
 from operator import add, le, neg, sub
 from typing import Final
@@ -70,14 +70,15 @@ class Sums:
 
     def add(self, role: str, part: str, labels: Mapping[str, str], values: Sequence[float], first: int = 0) -> None:
         """Add one series' increases in the hours from index `first` on; `part` is of histograms:
-        `bucket` (cumulative, as classic ones have it), `inside` (what lies between an edge and the one below) or `sum`.
+        `bucket` (cumulative, as classic ones have it), `inside` (what lies between an edge and the one below) or `sum`;
+        of calls and runs `all_priced`: each had a price but for those of the role `unpriced` or `runs_unpriced`.
         """
         get = labels.get
         names = self._labels
         outcome = get(names["outcome"])
         identity = self._identity(labels)
         if role == "calls":
-            self._calls(identity, outcome or "", labels, values, first)
+            self._calls(identity, outcome or "", labels, values, first, priced=part == "all_priced")
         elif outcome in UNCOUNTED:
             return
         elif role in _LATENCY_OF:
@@ -96,7 +97,7 @@ class Sums:
         elif role == "feedback":
             self._put(identity, "accepted" if get(names["accepted"]) == "true" else "rejected", values, first)
         elif role.startswith("runs"):
-            self._runs(role, identity, get(names["run_success"]) == "true", values, first)
+            self._runs(role, identity, get(names["run_success"]) == "true", values, first, priced=part == "all_priced")
         elif self._is_unit(identity, labels):
             self._money(role, identity, outcome == "success", values, first)
 
@@ -175,7 +176,7 @@ class Sums:
         if known is None:
             candidate, epoch, arm, rung, grade = key
             known = (
-                candidate or "", epoch or "", arm or "pinned", int(rung) if rung and rung.isdigit() else 0,
+                candidate or "", epoch or "", arm or "pinned", int(rung) if rung and rung.isdecimal() and len(rung) < 10 else 0,
                 grade or "observational", "",
             )  # fmt: skip
             self._identities[key] = known
@@ -186,7 +187,14 @@ class Sums:
         return identity[3] > 0 or labels.get(self._labels["member"]) != "true"
 
     def _calls(
-        self, identity: Identity, outcome: str, labels: Mapping[str, str], values: Sequence[float], first: int
+        self,
+        identity: Identity,
+        outcome: str,
+        labels: Mapping[str, str],
+        values: Sequence[float],
+        first: int,
+        *,
+        priced: bool,
     ) -> None:
         self._put(identity, f"outcomes.{outcome}", values, first)
         if outcome in UNCOUNTED:
@@ -198,35 +206,49 @@ class Sums:
             self._put(identity, "n", values, first)
             if outcome == "success":
                 self._put(identity, "successes", values, first)
+            if priced:
+                self._money("priced", identity, outcome == "success", values, first)
 
     def _money(self, role: str, identity: Identity, success: bool, values: Sequence[float], first: int) -> None:
         if role == "cost_squared":
             self._put(identity, "cost_sq_sum", values, first)
             return
+        if role == "unpriced":
+            role, values = "priced", list(map(neg, values))
         whole, part = _UNIT[role]
         self._put(identity, whole, values, first)
         if success:
             self._put(identity, part, values, first)
 
-    def _runs(self, role: str, identity: Identity, success: bool, values: Sequence[float], first: int) -> None:
+    def _runs(
+        self, role: str, identity: Identity, success: bool, values: Sequence[float], first: int, *, priced: bool
+    ) -> None:
         identity = (*identity[:3], 0, *identity[4:])
         if role == "runs":
             self._put(identity, "n", values, first)
             if success:
                 self._put(identity, "successes", values, first)
+            if priced:
+                self._money("priced", identity, success, values, first)
         elif role == "runs_escalated":
             self._put(identity, "escalated", values, first)
         else:
             self._money(role.removeprefix("runs_"), identity, success, values, first)
 
     def _put(self, identity: Identity, name: str, values: Sequence[float], first: int) -> None:
+        """Add to a column. Columns may share a list, so none is changed in place."""
         columns = self._columns.setdefault(identity, {})
-        if len(values) == self._hours and name not in columns:
-            columns[name] = list(values)
+        column = columns.get(name)
+        if len(values) == self._hours:
+            if column is not None:
+                columns[name] = list(map(add, column, values))
+            else:
+                columns[name] = values if isinstance(values, list) else list(values)
             return
-        column = self._column(columns, name)
+        column = [0] * self._hours if column is None else list(column)
         end = first + len(values)
         column[first:end] = map(add, column[first:end], values)
+        columns[name] = column
 
     def _column(self, columns: dict[str, Column], name: str) -> Column:
         column = columns.get(name)
@@ -244,12 +266,10 @@ class Sums:
         """Cumulative classic buckets as counts of our own."""
         for (identity, name), by_edge in self._cumulative.items():
             below: Column = [0.0] * self._hours
-            columns = self._columns.setdefault(identity, {})
             for edge in sorted(by_edge):
                 index, inside = self._index(edge), list(map(sub, by_edge[edge], below))
                 if any(inside):
-                    column = self._column(columns, f"{name}.{index}")
-                    column[:] = map(add, column, inside)
+                    self._put(identity, f"{name}.{index}", inside, 0)
                 below = by_edge[edge]
         self._cumulative.clear()
 
@@ -264,13 +284,12 @@ class Sums:
         rejected = columns.get("rejected")
         if rejected is None:
             return
-        successes = self._column(columns, "successes")
-        successes[:] = map(sub, successes, rejected)
+        columns["successes"] = list(map(sub, columns.get("successes") or [0] * self._hours, rejected))
         priced, cost = columns.get("priced_successes"), columns.get("cost_success_sum")
         if priced and cost and (total := sum(priced)):
             mean = sum(cost) / total
-            priced[:] = map(sub, priced, rejected)
-            cost[:] = [paid - mean * number for paid, number in zip(cost, rejected, strict=True)]
+            columns["priced_successes"] = list(map(sub, priced, rejected))
+            columns["cost_success_sum"] = [paid - mean * number for paid, number in zip(cost, rejected, strict=True)]
 
     def _activity(self, columns: Mapping[str, Column]) -> list[bool]:
         active = [False] * self._hours
@@ -287,31 +306,35 @@ def _believed(part: Hours, made: TaskEvidence, identity: Identity) -> Hours:
 
     Buckets of which a server had stored only some when it was asked come out negative here.
     """
+    if all(map(all, _tests(part))):
+        return part
+    good = list(map(all, zip(*_tests(part), strict=True)))
+    for place in compress(part.buckets, [not one for one in good]):
+        digest = hashlib.blake2b(repr((identity, place)).encode(), digest_size=DIGEST_BYTES).digest()
+        made.refuse(digest, place)
+    return part.only(good)
+
+
+def _tests(part: Hours) -> Iterator[Iterable[bool]]:
+    """Tests that every hour must pass, an answer an hour each."""
     nothing: Column = [0] * len(part.buckets)
 
     def column(name: str) -> Column:
         return part.column(name) or nothing
 
-    tests: list[Iterable[bool]] = [
-        map(le, map(neg, column("rejected")), column("successes")),
-        map(le, column("successes"), column("n")),
-        map(le, column("priced"), column("n")),
-        map(le, column("priced_successes"), column("priced")),
-        [not cost or cost >= _LEAST for cost in column("cost_sum")],
-    ]
+    yield map(le, map(neg, column("rejected")), column("successes"))
+    yield map(le, column("successes"), column("n"))
+    yield map(le, column("priced"), column("n"))
+    yield map(le, column("priced_successes"), column("priced"))
+    costs = column("cost_sum")
+    if min(filter(None, costs), default=_LEAST) < _LEAST:
+        yield [not cost or cost >= _LEAST for cost in costs]
     for name in part.names:
         values = column(name)
         if name in _MONEY and not sum(map(abs, values)) <= _MOST:
-            tests.append([abs(value) <= _MOST for value in values])
-        if name not in _SIGNED and not 0 <= min(values) <= max(values) <= _MOST:
-            tests.append([0 <= value <= _MOST for value in values])
-    good = list(map(all, zip(*tests, strict=True)))
-    if all(good):
-        return part
-    for place in compress(part.buckets, [not one for one in good]):
-        digest = hashlib.blake2b(repr((identity, place)).encode(), digest_size=DIGEST_BYTES).digest()
-        made.refuse(digest, place)
-    return part.only(good)
+            yield [abs(value) <= _MOST for value in values]
+        if name not in _SIGNED and not (min(values) >= 0 and sum(values) <= _MOST):
+            yield [0 <= value <= _MOST for value in values]
 
 
 def _money(column: Column) -> Column:
@@ -322,7 +345,8 @@ def _money(column: Column) -> Column:
 
 
 def _whole(column: Column, task: str, name: str) -> Column:
-    if set(map(type, column)) == {int}:
+    total: object = sum(column)
+    if type(total) is int:
         return column
     if not all(map(float.is_integer, map(float, column))):
         raise EvidenceError(

@@ -271,7 +271,7 @@ def retry_after(value: str | None) -> float | None:
     """Seconds that a `Retry-After` header asks to wait; `None` without a usable one."""
     if not value:
         return None
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return float(value)
     try:
         at = email.utils.parsedate_to_datetime(value)

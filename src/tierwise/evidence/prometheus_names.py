@@ -43,6 +43,9 @@ ATTRIBUTE_ROLES: Final = (
     "task", "candidate", "epoch", "arm", "rung", "grade", "outcome", "json_form", "member", "token_kind", "accepted",
     "run_success",
 )  # fmt: skip
+LATENCY_ROLES: Final = ("duration", "first_chunk")
+RECORDED_ROLES: Final = ("unpriced", "runs_unpriced")
+"""What recording rules have in the place of `priced` and `runs_priced`: mostly nothing, which is read for nothing."""
 RECORDED_PREFIX: Final = "tierwise:"
 RECORDED_SUFFIX: Final = ":hour"
 HEARTBEAT: Final = "tierwise:evidence:hour"

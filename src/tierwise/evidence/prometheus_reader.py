@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Final
 
 from tierwise.core.evidence import HOUR_S
@@ -15,8 +15,10 @@ from tierwise.evidence.prometheus_api import Api, Dialect
 from tierwise.evidence.prometheus_build import Sums
 from tierwise.evidence.prometheus_http import TooMuchError
 from tierwise.evidence.prometheus_names import (
+    LATENCY_ROLES,
     METRIC_ROLES,
     RECORDED_PREFIX,
+    RECORDED_ROLES,
     RECORDED_SUFFIX,
     Naming,
     any_of,
@@ -32,11 +34,16 @@ SETTLE_S: Final = 600
 """How long after its end an hour is read: exporters and queues need time, and the recording rules look back as far."""
 RECORDED_CALLS: Final = (f"{RECORDED_PREFIX}calls{RECORDED_SUFFIX}",)
 _RECORDED: Final = {
-    **{f"{RECORDED_PREFIX}{role}{RECORDED_SUFFIX}": Place(role=role) for role in METRIC_ROLES},
+    **{
+        f"{RECORDED_PREFIX}{role}{RECORDED_SUFFIX}": Place(role=role)
+        for role in (*METRIC_ROLES, *RECORDED_ROLES)
+        if role not in ("priced", "runs_priced", *LATENCY_ROLES)
+    },
+    **{f"{RECORDED_PREFIX}{role}{RECORDED_SUFFIX}": Place(role=role, part="all_priced") for role in ("calls", "runs")},
     **{
         f"{RECORDED_PREFIX}{role}_{part}{RECORDED_SUFFIX}": Place(role=role, part=part)
-        for role in ("duration", "first_chunk")
-        for part in ("bucket", "inside", "sum")
+        for role in LATENCY_ROLES
+        for part in ("inside", "sum")
     },
 }
 _LAST_LOOK_S: Final = HOUR_S + SETTLE_S - 1
@@ -171,22 +178,18 @@ class Reader:
 
     def _take(self, body: bytes, question: _Question, sums: Mapping[str, Sums]) -> None:
         task_label, times = self._server.naming.labels["task"], _look_times(self._start, question.first, question.last)
-        known = {at: hour for hour, at in enumerate(range(times[0], times[1] + 1, times[2]), question.first)}
-
-        def hours(at: Sequence[float]) -> list[int]:
-            try:
-                return [known[time] for time in at]  # type: ignore[index]
-            except KeyError:
-                return [_hour_of(time, self._start) for time in at]
-
+        grid = range(times[0], times[1] + 1, times[2])
+        known = set(grid)
         for one in self._api.grid_of(body, *times):
             place, task = _RECORDED[one.labels["__name__"]], sums[one.labels.get(task_label, "")]
-            if one.histograms:
-                task.add_histograms(place.role, one.labels, hours(one.histogram_times), one.histograms)
             if isinstance(one.times, range):
                 task.add(place.role, place.part, one.labels, one.values, question.first)
+            elif one.values and known.issuperset(one.times):
+                values = list(map(dict(zip(one.times, one.values, strict=True)).get, grid, repeat(0)))
+                task.add(place.role, place.part, one.labels, values, question.first)
             elif one.values:
-                task.add_sparse(place.role, place.part, one.labels, hours(one.times), one.values)
+                hours = [_hour_of(at, self._start) for at in one.times]
+                task.add_sparse(place.role, place.part, one.labels, hours, one.values)
 
 
 def recorded_hours(api: Api, chosen: str, start_s: int, hours: int, *, plain: bool) -> set[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Final
 
 from tierwise.core.records import dataclass
@@ -34,8 +34,8 @@ class Samples:
     histograms: Sequence[Histogram] = ()
 
 
-def scanned(body: bytes, grid: range | None) -> Iterator[Samples]:
-    """The series of a matrix answer as servers write it; `grid` are the times of a range query.
+def scanned(body: bytes, grid: range | None) -> Generator[Samples, None, int]:
+    """The series of a matrix answer as servers write it; `grid` are the times of a range query. Returns where they end.
 
     Inside JSON strings every quote is escaped, so the marks looked for cannot stand in a label.
 
@@ -45,7 +45,7 @@ def scanned(body: bytes, grid: range | None) -> Iterator[Samples]:
     read = _reader()
     position, mark = body.index(b'"result":') + 9, b'{"metric":'
     if body[position + 1 : position + 2] == b"]":
-        return
+        return position
     while True:
         position += 1
         if not body.startswith(mark, position):
@@ -74,7 +74,7 @@ def scanned(body: bytes, grid: range | None) -> Iterator[Samples]:
         yield Samples(labels=labels, times=times, values=values, histogram_times=histogram_times, histograms=histograms)
         following = body[position : position + 1]
         if following == b"]":
-            return
+            return position
         if following != b",":
             raise ValueError("comma")
 
@@ -107,16 +107,17 @@ def _numbers(body: bytes, grid: range | None, read: Callable[[bytes], Any]) -> t
     try:
         if b"n" in body or b"t" in body:  # words: an infinity, or what is no number
             raise ValueError("words")
-        flat = read(b"[%b]" % body.translate(None, _IN_NUMBERS))
+        bare = body.translate(None, _IN_NUMBERS)
+        flat = read(b"[%b]" % bare)
     except ValueError:
         parts = body.split(b'"')
         return [float(part.strip(b"],[")) for part in parts[0:-1:2]], list(map(float, parts[1::2]))
-    times, values = flat[::2], flat[1::2]
-    if not times or len(times) != len(values) or body.count(b'"') != len(flat):
+    count = len(flat)
+    if not count or count % 2 or len(body) - len(bare) != 2 * count - 2:
         raise ValueError("samples")
-    if grid is not None and len(times) == len(grid) and times[0] == grid[0] and times[-1] == grid[-1]:
-        return grid, values
-    return times, values
+    if grid is not None and count == 2 * len(grid) and flat[0] == grid[0] and flat[-2] == grid[-1]:
+        return grid, flat[1::2]
+    return flat[::2], flat[1::2]
 
 
 def _distributions(body: bytes, start: int, read: Callable[[bytes], Any]) -> tuple[list[float], list[Histogram], int]:

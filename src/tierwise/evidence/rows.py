@@ -8,17 +8,12 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, field, fields, replace
 from itertools import compress, groupby
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 from tierwise.core.call import Answer, Arm, Call, CheckResult, Grade, Request, Risk, Run, TaskContext, Try, Usage
 from tierwise.core.cost import Cost, CostSource
-from tierwise.core.records import dataclass
+from tierwise.core.records import dataclass, maker
 
-if TYPE_CHECKING:
-    import pandas
-    import polars
-
-_JSON_COLUMNS: Final = ("finish_reasons", "checks", "failed_tries", "labels")
 _BIGGEST: Final = 2**63
 _TOKEN_FIELDS: Final = tuple(one.name for one in fields(Usage) if one.name.endswith("_tokens"))
 
@@ -251,16 +246,26 @@ def clean_values(values: Iterable[Any]) -> tuple[Any, ...]:
 
 def call_row(values: Sequence[Any]) -> CallRow:
     """A row from the values of `id` and `COLUMNS`, as the database holds them."""
-    found = dict(zip(("id", *COLUMNS), values, strict=True))
+    found = dict(zip(_ROW_COLUMNS, values, strict=True))
     found["stream"], found["expects_json"] = bool(found["stream"]), bool(found["expects_json"])
-    for name in _JSON_COLUMNS:
-        found[name] = json.loads(found[name])
-    found["finish_reasons"] = tuple(found["finish_reasons"])
-    found["checks"] = tuple(CheckResult(**one) for one in found["checks"])
-    found["failed_tries"] = tuple(Try(**one) for one in found["failed_tries"])
-    return CallRow(**found)
+    found["finish_reasons"] = _texts(found["finish_reasons"])
+    # Most rows have none of these; parsing that would cost as much as all the rest of the row.
+    for name, kind in _RECORD_COLUMNS:
+        text = found[name]
+        found[name] = () if text == "[]" else tuple(kind(**one) for one in json.loads(text))
+    labels = found["labels"]
+    found["labels"] = {} if labels == "{}" else json.loads(labels)
+    return _make_row(**found)
 
 
+@functools.lru_cache(maxsize=256)
+def _texts(listed: str) -> tuple[str, ...]:
+    return tuple(json.loads(listed))
+
+
+_ROW_COLUMNS: Final = ("id", *COLUMNS)
+_RECORD_COLUMNS: Final[tuple[tuple[str, type[Any]], ...]] = (("checks", CheckResult), ("failed_tries", Try))
+_make_row: Final = maker(CallRow)
 RUN_COLUMNS: Final = tuple(one.name for one in fields(Run))
 SELECT_CALLS: Final = f"SELECT id, {', '.join(COLUMNS)} FROM calls"  # noqa: S608 - names of ours
 SELECT_RUNS: Final = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"  # noqa: S608 - names of ours
@@ -289,23 +294,3 @@ def run_row(values: Sequence[Any]) -> Run:
     found = dict(zip(RUN_COLUMNS, values, strict=True))
     found["success"], found["cleaned"] = bool(found["success"]), bool(found["cleaned"])
     return Run(**found)
-
-
-def to_frame(rows: Iterable[CallRow], *, library: str | None = None) -> pandas.DataFrame | polars.DataFrame:
-    """Rows as a data frame of pandas or polars, whichever is installed (`library` chooses).
-
-    Raises `ImportError` when neither is there.
-    """
-    records = [row.to_json() for row in rows]
-    for name in (library,) if library else ("pandas", "polars"):
-        try:
-            if name == "pandas":
-                import pandas
-
-                return pandas.DataFrame.from_records(records)
-            import polars
-
-            return polars.DataFrame(records, infer_schema_length=None)
-        except ImportError:
-            continue
-    raise ImportError("a data frame needs pandas or polars: pip install pandas")

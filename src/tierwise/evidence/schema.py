@@ -132,7 +132,8 @@ def prepare(connection: sqlite3.Connection, path: object) -> None:
         connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # SQLite itself rolls back when the disk is full
+            connection.execute("ROLLBACK")
         raise
 
 
@@ -160,6 +161,13 @@ def check(connection: sqlite3.Connection, path: object) -> None:
         raise StoreError(
             f"{path}: has schema version {version}, this tierwise knows up to {VERSION}; upgrade tierwise or use another path"
         )
+
+
+def check_current(connection: sqlite3.Connection, path: object) -> None:
+    """Like `check`; a reader refuses a store of an older schema as well."""
+    check(connection, path)
+    if _pragma(connection, "user_version") != VERSION:
+        raise StoreError(f"{path}: is not a tierwise store of this version; run the application once to migrate it")
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

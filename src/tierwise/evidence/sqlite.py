@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import sqlite3
@@ -20,12 +21,13 @@ from tierwise.core.errors import StoreError
 from tierwise.core.evidence import EvidenceRow
 from tierwise.evidence import retention, schema
 from tierwise.evidence.feedback import FeedbackRow, feedback_row_of, feedback_rows, settle_runs, take_verdicts
-from tierwise.evidence.files import connect, explain
+from tierwise.evidence.files import connect, explain, identity, unfit_rows_told
+from tierwise.evidence.frames import Rows
 from tierwise.evidence.health import UNPRICED_MODELS, StoreHealth, measure
+from tierwise.evidence.pages import call_pages
 from tierwise.evidence.rollup import SELECT_EVIDENCE, evidence_row, merge, sum_up, task_names
 from tierwise.evidence.rows import (
     OUTPUT_TOKENS,
-    SELECT_CALLS,
     SELECT_RUNS,
     CallRow,
     call_row,
@@ -49,8 +51,8 @@ if TYPE_CHECKING:
 RETENTION_S: Final = 30 * 86_400
 MAX_BYTES: Final = 1 << 30
 _BUSY_MS: Final = 5_000
-_PAGE_ROWS: Final = 2_048
 
+_log = logging.getLogger("tierwise")
 
 _MARK_BATCH: Final = "INSERT OR REPLACE INTO writers (id, batches, seen_at) VALUES (?, ?, ?)"
 
@@ -73,6 +75,7 @@ class SqliteStore:
         )
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
         self._pid = os.getpid()
         self._writer = secrets.randbits(62)
         self._batches = 0
@@ -97,16 +100,8 @@ class SqliteStore:
         ours, or was written by a newer version.
         """
         store = cls(Path(path), read_only=read_only, retention_s=retention_s, max_bytes=max_bytes, clock=clock)
-        with store._used() as connection:
-            if read_only:
-                schema.check(connection, store.path)
-                if connection.execute("PRAGMA user_version").fetchone()[0] != schema.VERSION:
-                    raise StoreError(
-                        f"{path}: is not a tierwise store of this version; run the application once to migrate it"
-                    )
-            else:
-                schema.prepare(connection, store.path)
-        return store
+        with store._used():
+            return store
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -115,17 +110,20 @@ class SqliteStore:
 
         After an error the batch may be handed in again, with more behind it. Should the commit have succeeded although
         it reported an error (a full disk at the wrong moment), what is in already is left out the second time.
+        `UnfitRowError` says that one of its rows will never be taken (a value that no column holds).
         """
         with self._lock:
+            self._follow_the_file()
             if self._doubt:
                 batch = self._resolve(batch)
             calls = [item for item in batch if isinstance(item, Call)]
             runs = [item for item in batch if isinstance(item, Run)]
             verdicts = [item for item in batch if not isinstance(item, (Call, Run))]
-            try:
-                self._write(batch, calls, runs, verdicts)
-            except (UnicodeEncodeError, OverflowError):  # a lone surrogate or a huge number; nothing is in yet
-                self._write(batch, [clean_call(call) for call in calls], runs, verdicts, clean=clean_values)
+            with unfit_rows_told():
+                try:
+                    self._write(batch, calls, runs, verdicts)
+                except (UnicodeEncodeError, OverflowError):  # a lone surrogate or a huge number; nothing is in yet
+                    self._write(batch, [clean_call(call) for call in calls], runs, verdicts, clean=clean_values)
             # The batch is in: what goes wrong from here on must not have it handed in again. Upkeep has time.
             with suppress(StoreError):
                 self._upkeep.sometimes()
@@ -226,7 +224,7 @@ class SqliteStore:
         until_ns: int | None = None,
         limit: int | None = None,
         newest_first: bool = False,
-    ) -> Iterator[CallRow]:
+    ) -> Rows[CallRow]:
         """Recorded calls in order of their start; `model` is the candidate, times are Unix nanoseconds [since, until)."""
         wanted: list[tuple[str, Any]] = [
             (f"{name} = ?", value)
@@ -239,39 +237,18 @@ class SqliteStore:
             wanted.append(("started_at_ns >= ?", since_ns))
         if until_ns is not None:
             wanted.append(("started_at_ns < ?", until_ns))
-        return map(call_row, self._pages(wanted, newest_first=newest_first, limit=limit))
+        pages = call_pages(self._rows, wanted, newest_first=newest_first, limit=limit)
+        return Rows(map(call_row, pages), CallRow)
 
-    def _pages(self, wanted: list[tuple[str, Any]], *, newest_first: bool, limit: int | None) -> Iterator[Any]:
-        """Rows of calls, a page at a time: a large store is never in memory as a whole, and no reader holds it open."""
-        after = "(started_at_ns, id) < (?, ?)" if newest_first else "(started_at_ns, id) > (?, ?)"
-        order = "ORDER BY started_at_ns DESC, id DESC" if newest_first else "ORDER BY started_at_ns, id"
-        clauses, values = [text for text, _ in wanted], [value for _, value in wanted]
-        last: tuple[int, int] | None = None
-        while limit is None or limit > 0:
-            size = _PAGE_ROWS if limit is None else min(limit, _PAGE_ROWS)
-            every = clauses if last is None else [*clauses, after]
-            where = f" WHERE {' AND '.join(every)}" if every else ""
-            page = list(self._rows(f"{SELECT_CALLS}{where} {order} LIMIT {size}", (*values, *(last or ()))))
-            yield from page
-            if len(page) < size:
-                return
-            last = page[-1][1], page[-1][0]
-            limit = None if limit is None else limit - size
-
-    def runs(self, *, since_ns: int | None = None, task: str | None = None) -> Iterator[Run]:
+    def runs(self, *, since_ns: int | None = None, task: str | None = None) -> Rows[Run]:
         """Finished runs of several calls, in order of their start."""
-        return map(
-            run_row,
-            self._rows(
-                f"{SELECT_RUNS} WHERE started_at_ns >= ? AND (? IS NULL OR task = ?) ORDER BY started_at_ns, id",
-                (since_ns or 0, task, task),
-            ),
-        )
+        statement = f"{SELECT_RUNS} WHERE started_at_ns >= ? AND (? IS NULL OR task = ?) ORDER BY started_at_ns, id"
+        return Rows(map(run_row, self._rows(statement, (since_ns or 0, task, task))), Run)
 
-    def feedback(self, *, task: str | None = None, since_ns: int | None = None) -> Iterator[FeedbackRow]:
+    def feedback(self, *, task: str | None = None, since_ns: int | None = None) -> Rows[FeedbackRow]:
         """The verdict in force on each call or run that was judged, in order of their start (Unix nanoseconds)."""
         with self._used() as connection:
-            return feedback_rows(connection, task, since_ns)
+            return Rows(feedback_rows(connection, task, since_ns), FeedbackRow)
 
     def verdict(self, unit: str) -> FeedbackRow | None:
         """The verdict in force on one call or run, by the `unit` of its receipt."""
@@ -382,6 +359,26 @@ class SqliteStore:
                     connection.execute("ROLLBACK")
                 raise
 
+    def _follow_the_file(self) -> None:
+        """Begin anew where the file was removed or replaced: what goes into the old one is seen by nobody."""
+        if self._connection is None or identity(self.path) == self._file:
+            return
+        connection, self._connection = self._connection, None
+        with suppress(sqlite3.Error):
+            connection.close()
+        self._writer, self._batches, self._doubt = secrets.randbits(62), 0, ()
+        _log.warning("tierwise: %s: was removed or replaced while in use; calls go into the file there now", self.path)
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = connect(self.path, read_only=self.read_only, busy_ms=_BUSY_MS)
+        try:
+            self._file = identity(self.path)
+            (schema.check_current if self.read_only else schema.prepare)(connection, self.path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
     @contextmanager
     def _used(self) -> Iterator[sqlite3.Connection]:
         """The connection, for one thread at a time; every fault of SQLite leaves as a `StoreError` that says what to do."""
@@ -390,7 +387,7 @@ class SqliteStore:
         with self._lock:
             try:
                 if self._connection is None:
-                    self._connection = connect(self.path, read_only=self.read_only, busy_ms=_BUSY_MS)
+                    self._connection = self._connect()
                 yield self._connection
             except (sqlite3.Error, OSError) as error:
                 raise StoreError(explain(self.path, error, busy_s=_BUSY_MS / 1000)) from error

@@ -241,9 +241,9 @@ def task(
     `risk` is `low`, `normal` or `high`; `expects="json"` or a JSON `schema` makes every answer be judged as JSON;
     `labels` are the application's own; `prompt_version` opens a new epoch when it changes; calls inside one `run_id`
     are one run, which ends with the block; `randomised=True` declares that the application drew the model at random;
-    `route=False` keeps the calls out of routing.
+    `route=False` keeps the calls out of routing. Ids, versions and labels of other types (a UUID, a number) are kept as text.
 
-    Raises `ConfigError` for an empty name, an unknown risk or expectation.
+    Raises `ConfigError` for an empty name, an unknown risk or expectation, labels that are no mapping.
     """
     if callable(name):
         return task(name.__name__)(name)
@@ -253,7 +253,8 @@ def task(
         raise ConfigError(f"task {name!r}: risk must be 'low', 'normal' or 'high', got {risk!r}")
     if expects not in (None, "json", "text"):
         raise ConfigError(f"task {name!r}: expects must be 'json' or 'text', got {expects!r}")
-    own_labels = dict(labels) if labels else None
+    if labels is not None and not isinstance(labels, Mapping):
+        raise ConfigError(f"task {name!r}: labels must be a mapping such as {{'tenant': 'a'}}, got {labels!r:.80}")
     try:
         if (risk, expects, schema, labels, prompt_version, run_id, randomised, route) == _NOTHING_SAID:
             return Task(_named(name[:_MAX_NAME]))
@@ -263,9 +264,9 @@ def task(
                 risk=risk,
                 expects=expects,
                 schema=schema,
-                labels=own_labels or {},
-                prompt_version=prompt_version,
-                run_id=run_id,
+                labels={_text(key): _text(value) for key, value in labels.items()} if labels else {},
+                prompt_version=None if prompt_version is None else _text(prompt_version),
+                run_id=None if run_id is None else _text(run_id),
                 randomised=randomised,
                 route=route,
             )
@@ -273,6 +274,10 @@ def task(
     except Exception as fault:  # noqa: BLE001
         tell(None, "task", fault)
         return _NAMELESS
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else str(value)
 
 
 _NAMELESS: Final = Task(TaskContext())

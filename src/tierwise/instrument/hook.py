@@ -187,18 +187,21 @@ class Hook:
         key = (candidate, model, None if rates is None else rates.identity, prompt_version)
         found = self._epochs.get(key)
         if found is None:
-            found = epoch_of(
+            made = epoch_of(
                 response_model=model,
                 rates_identity=key[2],
                 params=self.wiring.candidate_params.get(candidate),
                 prompt_version=prompt_version,
             )
+            # An object of its own for each key: candidates that are the same thing have equal epochs.
+            found = made.encode().decode()
             if len(self._epochs) < _MAX_CACHED:
                 self._epochs[key] = found
         if model is not None and found is not self._last_epoch:
             self._last_epoch = found
-            if len(self._last_epochs) < _MAX_CACHED:
-                self._last_epochs[candidate, prompt_version] = found
+            place = (candidate, prompt_version)
+            if place in self._last_epochs or len(self._last_epochs) < _MAX_CACHED:
+                self._last_epochs[place] = found
         return found
 
 

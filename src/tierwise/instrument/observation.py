@@ -159,11 +159,12 @@ class Observation:
         if not self.hook.first_party:
             self.cost_header = response.headers.get(_COST_HEADER)
 
-    def try_failed(self, response: Any, ended_at_ns: int, backoff_s: float, *, again: bool) -> None:
+    def try_failed(self, response: Any, ended_t0: float, backoff_s: float, *, again: bool) -> None:
         """A try failed and the client has slept; `again` says that it goes on to the next one."""
         error = sys.exc_info()[1]
         status = getattr(response, "status_code", None)
         name = None if status is not None or error is None else type(error).__name__
+        ended_at_ns = self._at_ns(ended_t0)
         self.tries.append(
             Try(number=self.retries, status=status, error_type=name, backoff_s=backoff_s, ended_at_ns=ended_at_ns)
         )
@@ -385,7 +386,12 @@ class Observation:
         status = getattr(error, "status_code", None)
         cause = error.__cause__
         name = None if status is not None else type(cause or error).__name__
-        self.tries.append(Try(number=self.retries, status=status, error_type=name, ended_at_ns=time.time_ns()))
+        ended_at_ns = self._at_ns(time.perf_counter())
+        self.tries.append(Try(number=self.retries, status=status, error_type=name, ended_at_ns=ended_at_ns))
+
+    def _at_ns(self, t: float) -> int:
+        """A moment of the monotonic clock as Unix nanoseconds within the call, wherever the wall clock has jumped to."""
+        return self.started_at_ns + int((t - self.t0) * 1e9)
 
     def _header_cost(self) -> float | None:
         return provider_cost(None, {_COST_HEADER: self.cost_header})

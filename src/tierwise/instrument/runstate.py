@@ -22,6 +22,7 @@ class RunState:
         "_lock",
         "_open",
         "_recorder",
+        "_reported",
         "_started_at_ns",
         "_t0",
         "cleaned_at",
@@ -36,7 +37,7 @@ class RunState:
         self._lock = threading.Lock()
         self._open = 0
         self._calls = 0
-        self._closed = False
+        self._closed = self._reported = False
         self._recorder: Recorder | None = None
         self._started_at_ns = 0
         self._t0 = 0.0
@@ -65,7 +66,10 @@ class RunState:
             self._calls = self._open = 1
 
     def done(self, call: Call) -> None:
-        """Take a finished call; the last one to finish after the block's end ends the run."""
+        """Take a finished call; the last one to finish after the block's end ends the run.
+
+        A call that begins after that, in a task or thread which outlives its block, is no part of it any more.
+        """
         with self._lock:
             self._open -= 1
             if call.rung == 0:
@@ -76,7 +80,8 @@ class RunState:
                 self.usd += call.cost.amount_usd
             elif call.outcome not in ("error", "rejected", "cancelled"):
                 self.unpriced = True
-            ended = self._closed and self._open == 0
+            ended = self._closed and self._open == 0 and not self._reported
+            self._reported |= ended
         if ended:
             self._finish()
 
@@ -85,6 +90,7 @@ class RunState:
         with self._lock:
             already, self._closed = self._closed, True
             ended = not already and self._open == 0
+            self._reported |= ended and self.last is not None
         if ended:
             self._finish()
 

@@ -25,16 +25,14 @@ def sync_sleep(bare: Any) -> Any:
         observation = current.get()
         if observation is None:
             return bare(self, *args, **kwargs)  # type: ignore[no-any-return]
-        ended_at_ns, t0 = time.time_ns(), time.perf_counter()
+        t0 = time.perf_counter()
         slept = False
         try:
             bare(self, *args, **kwargs)
             slept = True
         finally:
             backoff_s = time.perf_counter() - t0
-            quietly(
-                observation.hook.recorder, "try", _try_failed, observation, args, kwargs, ended_at_ns, backoff_s, slept
-            )
+            quietly(observation.hook.recorder, "try", _try_failed, observation, args, kwargs, t0, backoff_s, slept)
         return None
 
     return sleep_for_retry
@@ -46,16 +44,14 @@ def async_sleep(bare: Any) -> Any:
         if observation is None:
             await bare(self, *args, **kwargs)
             return
-        ended_at_ns, t0 = time.time_ns(), time.perf_counter()
+        t0 = time.perf_counter()
         slept = False
         try:
             await bare(self, *args, **kwargs)
             slept = True
         finally:
             backoff_s = time.perf_counter() - t0
-            quietly(
-                observation.hook.recorder, "try", _try_failed, observation, args, kwargs, ended_at_ns, backoff_s, slept
-            )
+            quietly(observation.hook.recorder, "try", _try_failed, observation, args, kwargs, t0, backoff_s, slept)
 
     return sleep_for_retry
 
@@ -64,12 +60,12 @@ def _try_failed(
     observation: Observation,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    ended_at_ns: int,
+    t0: float,
     backoff_s: float,
     slept: bool,
 ) -> None:
     response = kwargs["response"] if "response" in kwargs else (args[-1] if args else None)
-    observation.try_failed(response, ended_at_ns, backoff_s, again=slept)
+    observation.try_failed(response, t0, backoff_s, again=slept)
 
 
 def sync_process(bare: Any) -> Any:

@@ -11,7 +11,15 @@ from typing import Any, Final
 
 from genai_prices import __version__ as _version
 from genai_prices import data_snapshot
-from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices, TimeOfDateConstraint
+from genai_prices.types import (
+    ConditionalPrice,
+    ModelInfo,
+    ModelPrice,
+    Provider,
+    StartDateConstraint,
+    TieredPrices,
+    TimeOfDateConstraint,
+)
 
 from tierwise.core.cost import RateBand, Rates
 from tierwise.core.records import dataclass
@@ -215,6 +223,38 @@ def _at(prices: TieredPrices, start: int) -> float:
         if tier.start <= start and start:
             found = tier.price
     return float(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalogue:
+    """How current the installed catalogue is. It has no date of its own: its newest dated changes of prices tell.
+
+    `latest_change` is in force, `next_change` is announced for later; `models` are those billed by tokens.
+    """
+
+    version: str
+    providers: int
+    models: int
+    latest_change: date | None
+    next_change: date | None
+
+
+def describe(now: datetime) -> Catalogue:
+    """The catalogue in a few figures, at a date."""
+    providers = data_snapshot.get_snapshot().providers
+    dated = (price for provider in providers for model in provider.models for price in _conditional(model))
+    changes = {price.constraint.start_date for price in dated if isinstance(price.constraint, StartDateConstraint)}
+    return Catalogue(
+        version=AS_OF,
+        providers=len(providers),
+        models=sum(1 for _ in listings(now)),
+        latest_change=max((day for day in changes if day <= now.date()), default=None),
+        next_change=min((day for day in changes if day > now.date()), default=None),
+    )
+
+
+def _conditional(model: ModelInfo) -> list[ConditionalPrice]:
+    return model.prices if isinstance(model.prices, list) else []
 
 
 def listings(now: datetime) -> Iterator[Listing]:

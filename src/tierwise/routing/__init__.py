@@ -6,7 +6,6 @@ from tierwise.routing.arms import choose
 from tierwise.routing.files import locked, owner_folder, replace_file
 from tierwise.routing.routefile import (
     RouteChangedError,
-    RouteWatcher,
     read_table,
     route_from_json,
     route_to_json,
@@ -16,6 +15,7 @@ from tierwise.routing.routefile import (
     write_table,
 )
 from tierwise.routing.router import Router
+from tierwise.routing.watcher import RouteWatcher
 
 __all__ = [
     "RouteChangedError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 import tempfile
@@ -9,8 +10,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from tierwise.core.errors import RouteError
+
+_SUFFIX: Final = ".tmp"
+_DEAD_S: Final = 600.0
+"""A writer takes milliseconds: a part of this age, seconds, belongs to one that was killed."""
 
 if sys.platform == "win32":
     import msvcrt
@@ -38,10 +44,10 @@ def owner_folder(folder: Path) -> None:
     Raises:
         OSError: it cannot be made.
     """
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
+    for one in reversed((folder, *folder.parents)):
+        if not one.is_dir():
+            with suppress(FileExistsError):
+                one.mkdir(mode=0o700)
     ignore = folder / ".gitignore"
     if folder.name == ".tierwise" and not ignore.exists():
         with (
@@ -63,7 +69,7 @@ def locked(path: Path, *, timeout_s: float = 5.0) -> Iterator[None]:
     lock = path.with_name(path.name + ".lock")
     try:
         owner_folder(path.parent)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
     except OSError as error:
         raise RouteError(f"{lock}: cannot be made: {error.strerror}; check the folder's rights") from None
     try:
@@ -102,8 +108,9 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; the old content is untouched.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
     try:
+        _forget_dead_writers(path, os.fstat(descriptor).st_mtime)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -114,6 +121,14 @@ def replace_file(path: Path, data: bytes) -> None:
             os.unlink(name)
         raise
     sync_folder(path.parent)
+
+
+def _forget_dead_writers(path: Path, now_s: float) -> None:
+    """Remove what writers that were killed have left beside `path`; `now_s` is by the file system's own clock."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{_SUFFIX}"):
+        with suppress(OSError):
+            if now_s - left.lstat().st_mtime > _DEAD_S:
+                left.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
-import threading
-import time
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -24,9 +20,6 @@ MAX_NAME: Final = 200
 MAX_ITEMS: Final = 50
 MAX_TASKS: Final = 10_000
 _MAX_TIME: Final = 1 << 40
-_LARGE: Final = 64 << 10
-
-_log = logging.getLogger("tierwise")
 
 T = TypeVar("T")
 
@@ -81,7 +74,9 @@ def table_from_json(text: str, *, where: str) -> RouteTable:
     try:
         document = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise RouteError(f"{where}: not a route table: {error}; restore it with `tierwise rollback`") from None
+        raise RouteError(
+            f"{where}: not a route table: {error}; correct it, or move it away and `tierwise apply` anew"
+        ) from None
     top = _Reader(where=where).mapping(document, "", ("format", "version", "updated_at", "routes"))
     reader = _Reader(where=where)
     if top.get("format") != FORMAT:
@@ -147,7 +142,10 @@ class _Reader:
         if not isinstance(value, dict):
             raise self.wrong(at, "must be an object")
         if known is not None and (unknown := [key for key in value if key not in known]):
-            raise self.wrong(f"{at + '.' if at else ''}{unknown[0]:.80}", f"is unknown; known are {', '.join(known)}")
+            raise self.wrong(
+                f"{at + '.' if at else ''}{unknown[0]:.80}",
+                f"is unknown; known are {', '.join(known)}; if a newer tierwise has written it, update tierwise",
+            )
         if len(value) > limit:
             raise self.wrong(at, f"has more than {limit:,} entries")
         return value
@@ -223,7 +221,7 @@ def read_table(path: Path) -> RouteTable:
     """
     try:
         with path.open("rb") as file:
-            return _read(file.fileno(), path)
+            return read_opened(file.fileno(), path)
     except FileNotFoundError:
         return RouteTable()
     except OSError as error:
@@ -279,8 +277,8 @@ def update_table(
         return new
 
 
-def _read(descriptor: int, path: Path) -> RouteTable:
-    """Read through an open descriptor, so that content and `fstat` belong together."""
+def read_opened(descriptor: int, path: Path) -> RouteTable:
+    """Read through an open descriptor, so that content and `fstat` belong together. Raises as `read_table`."""
     if os.fstat(descriptor).st_size > MAX_BYTES:
         raise RouteError(f"{path}: larger than {MAX_BYTES >> 20} MiB, so not a route table")
     with os.fdopen(os.dup(descriptor), "rb") as file:
@@ -290,114 +288,3 @@ def _read(descriptor: int, path: Path) -> RouteTable:
     except UnicodeDecodeError:
         raise RouteError(f"{path}: not UTF-8, so not a route table") from None
     return table_from_json(text, where=str(path))
-
-
-class RouteWatcher:
-    """The table in force: reloads when the file's mtime, inode or size changes, keeps the last good one when broken.
-
-    A look costs one `stat` at most every `interval_s` seconds. A missing file after a good one is treated as broken
-    (a mount that went away must not change routes). Each broken content is logged once. A file of more than 64 KiB is
-    read by a thread of its own, but for the first look: no call waits for it.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_clock",
-        "_interval_s",
-        "_lock",
-        "_looked",
-        "_next",
-        "_path",
-        "_seen",
-        "_table",
-        "problem",
-    )
-
-    def __init__(self, path: Path, *, interval_s: float = 0.25, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path = path
-        self._interval_s = interval_s
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._next = -math.inf
-        self._seen: tuple[int, int, int] | None = None
-        self._table = RouteTable()
-        self._looked = False
-        self.problem: str | None = None
-        """Why the file is not in force at present, else `None`."""
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_forgetting(weakref.WeakMethod(self._after_fork)))
-
-    def _after_fork(self) -> None:
-        self._lock = threading.Lock()  # a thread of the parent may hold the old one
-
-    def current(self) -> RouteTable:
-        """The last good table; never raises, never waits for another thread."""
-        now = self._clock()
-        if now >= self._next and self._lock.acquire(blocking=False):
-            elsewhere = False
-            try:
-                self._next = now + self._interval_s
-                size = self._changed()
-                if size is not None:
-                    elsewhere = self._looked and size > _LARGE and self._read_elsewhere()
-                    if not elsewhere:
-                        self._read()
-                self._looked = True
-            finally:
-                if not elsewhere:
-                    self._lock.release()
-        return self._table
-
-    def _changed(self) -> int | None:
-        """The size of the file when there is other content than what was seen last."""
-        try:
-            status = os.stat(self._path)
-            return status.st_size if _identity(status) != self._seen else None
-        except FileNotFoundError:
-            if self._seen is not None:
-                self._broken(None, f"{self._path}: is gone; the last good routes stay in force")
-        except OSError as error:
-            self._broken(None, f"{self._path}: {error.strerror}; the last good routes stay in force")
-        return None
-
-    def _read_elsewhere(self) -> bool:
-        """Have a thread read a large file; it frees the lock. False where this thread has to."""
-        try:
-            threading.Thread(target=self._read_and_free, name="tierwise-routes", daemon=True).start()
-        except RuntimeError:  # the interpreter is ending
-            return False
-        return True
-
-    def _read_and_free(self) -> None:
-        try:
-            self._read()
-        finally:
-            self._lock.release()
-
-    def _read(self) -> None:
-        try:
-            with self._path.open("rb") as file:
-                self._seen = _identity(os.fstat(file.fileno()))
-                self._table = _read(file.fileno(), self._path)
-            self.problem = None
-        except (RouteError, OSError) as error:
-            self._broken(self._seen, f"{error}; the last good routes stay in force")
-
-    def _broken(self, seen: tuple[int, int, int] | None, problem: str) -> None:
-        self._seen = seen
-        if problem != self.problem:
-            self.problem = problem
-            _log.warning("%s", problem)
-
-
-def _forgetting(method: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:
-    def call() -> None:
-        alive = method()
-        if alive is not None:
-            alive()
-
-    return call
-
-
-def _identity(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_mtime_ns, status.st_ino, status.st_size

@@ -41,9 +41,7 @@ class Telemetry:
 
     def shutdown(self, timeout_s: float = 5.0) -> bool:
         """Flush, close the sinks, end the thread, shut down the providers that tierwise made itself."""
-        done = self.worker.shutdown(timeout_s)
-        self.providers.shutdown()
-        return done
+        return self.worker.shutdown(timeout_s)
 
 
 def open_telemetry(
@@ -69,6 +67,7 @@ def open_telemetry(
         settle=settle_with(logger),
         sinks=sinks,
         flush_exporters=chosen.force_flush,
+        close_exporters=chosen.shutdown,
         capacity=capacity,
     )
     recorder = TelemetryRecorder(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from tierwise.core.errors import StoreError
+from tierwise.core.errors import StoreError, UnfitRowError
 
 if TYPE_CHECKING:
     from tierwise.core.call import Call, Run
@@ -36,6 +37,8 @@ class Feed:
         self._rows: deque[Call | Run | Verdict] = deque()
         self._retry_at = self._write_at = 0.0
         self._backoff_s = _BACKOFF_S[0]
+        self._most: int | None = None
+        """Rows of the next batch, fewer than usual while the one is looked for that the sink cannot hold."""
         self._warned = False
 
     def __len__(self) -> int:
@@ -50,20 +53,27 @@ class Feed:
                 self._write_at = time.monotonic() + WRITE_S
             self._rows.append(row)
 
-    def pump(self, *, now: bool = False) -> bool:
+    def pump(self, *, now: bool = False, until: float = math.inf) -> bool:
         """Write what waits once it is a batch or a second old; True when nothing waits any more.
 
         `now` waits for neither, nor for the pause after a failure. A transaction costs as much as some thirty rows, so
-        few calls a second are better written together.
+        few calls a second are better written together. No batch begins after `until` (monotonic seconds), but the first.
+        A row that the sink cannot hold is found by halves, dropped and counted; the others of its batch are written.
         """
         while self._rows:
             if not now and (
                 time.monotonic() < self._retry_at or (len(self._rows) < BATCH and time.monotonic() < self._write_at)
             ):
                 return False
-            batch = list(islice(self._rows, BATCH))
+            batch = list(islice(self._rows, self._most or BATCH))
             try:
                 self.sink.write(batch)
+            except UnfitRowError as error:
+                if len(batch) > 1:
+                    self._most = len(batch) // 2
+                    continue
+                self._faults.note_in_background("sink", error)
+                self._dropped(1)
             except StoreError as error:
                 self._refused(error)
                 return False
@@ -73,8 +83,12 @@ class Feed:
             else:
                 self._backoff_s = _BACKOFF_S[0]
                 self._warned = False
+            if self._most is not None:
+                self._most = None if self._most >= BATCH // 2 else self._most * 2
             for _ in batch:
                 self._rows.popleft()
+            if time.monotonic() >= until:
+                return not self._rows
         return True
 
     def note_lost(self, number: int) -> None:

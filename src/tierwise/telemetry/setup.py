@@ -6,6 +6,7 @@ import inspect
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import field
 from importlib.metadata import entry_points
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from opentelemetry import trace as trace_api
 
 from tierwise.core.errors import ConfigError
 from tierwise.core.records import dataclass
+from tierwise.telemetry.patience import Patience
 from tierwise.telemetry.series import SERIES_LIMIT
 from tierwise.telemetry.setup_process import export_interval_ms, process_resource
 
@@ -33,9 +35,16 @@ class Providers:
     logger_provider: logs_api.LoggerProvider
     own: tuple[Any, ...] = ()
     series_limit: int = SERIES_LIMIT
+    _patience: Patience = field(default_factory=Patience, repr=False, compare=False)
 
     def force_flush(self, timeout_s: float = 5.0) -> bool:
-        """Export what is waiting, in all providers that can; True when everything went out within `timeout_s`."""
+        """Export what is waiting, in all providers that can; True when everything went out within `timeout_s`.
+
+        Processors of OpenTelemetry wait as long as their exporter does, whatever time they are given: not so here.
+        """
+        return self._patience.wait_for(lambda: self._flush(timeout_s), timeout_s)
+
+    def _flush(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         ok = True
         for provider in (self.tracer_provider, self.meter_provider, self.logger_provider):
@@ -50,10 +59,21 @@ class Providers:
                 ok = False
         return ok
 
-    def shutdown(self) -> None:
-        """Shut down the providers that tierwise made; those of the application are left alone."""
+    def shutdown(self, timeout_s: float = 5.0) -> bool:
+        """Shut down the providers that tierwise made; those of the application are left alone.
+
+        False when their exporters took longer than `timeout_s`: what they still held is lost to them.
+        """
+        return not self.own or self._patience.wait_for(self._shut_down, timeout_s)
+
+    def _shut_down(self) -> bool:
+        ok = True
         for provider in self.own:
-            provider.shutdown()
+            try:
+                provider.shutdown()
+            except Exception:  # noqa: BLE001
+                ok = False
+        return ok
 
 
 def providers(
@@ -65,8 +85,10 @@ def providers(
 
     One of our own is made when `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_<SIGNAL>_ENDPOINT` or
     `OTEL_<SIGNAL>_EXPORTER` asks for export. It stays private: a global provider can be set only once, and that is the
-    application's to do. Where nothing is set the API's proxies are used, so a global provider that the application sets
-    later counts from then on. `OTEL_SDK_DISABLED=true` makes none.
+    application's to do. It ends with the worker, not by an exit handler of its own.
+
+    Where nothing is set the API's proxies are used, so a global provider that the application sets later counts from then
+    on. `OTEL_SDK_DISABLED=true` makes none.
 
     Raises `ConfigError` for an exporter or a protocol that does not exist.
     """
@@ -157,7 +179,7 @@ def _own_tracer_provider() -> Any:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    provider = TracerProvider(resource=process_resource())
+    provider = TracerProvider(resource=process_resource(), shutdown_on_exit=False)
     for exporter in exporters:
         provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
@@ -179,6 +201,7 @@ def _own_meter_provider() -> Any:
             for exporter in exporters
         ],
         process_resource(),
+        shutdown_on_exit=False,
     )
 
 
@@ -196,7 +219,7 @@ def _own_logger_provider() -> Any:
     from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 
-    provider = LoggerProvider(resource=process_resource())
+    provider = LoggerProvider(resource=process_resource(), shutdown_on_exit=False)
     for exporter in exporters:
         provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
     return provider

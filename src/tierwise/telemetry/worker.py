@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import queue
 import threading
 import time
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
 CAPACITY: Final = 16_384
 INTERVAL_S: Final = 0.1
 _ROUNDS_BEFORE_SLEEP: Final = 20
+_PUMP_S: Final = 0.5
+"""How long rows are written before the queue and the requests of others are looked at again, seconds."""
+_EXPORT_S: Final = 1.0
+"""What exporters get at the end at least, seconds, however long the sinks took."""
+
+_log = logging.getLogger("tierwise")
 
 CallItem = tuple[Call, "Span", "PriceLater | None"]
 Settle = Callable[[Call, "Span", bool], None]
@@ -48,14 +56,17 @@ Item = CallItem | Run | FeedbackItem
 class _Ticket:
     """A request to the thread: flush (and, with `last`, end); `finished` is plain so that a signal handler may poll."""
 
-    __slots__ = ("deadline", "done", "exporters", "finished", "last", "ok")
+    __slots__ = ("deadline", "done", "exporters", "finished", "last", "ok", "stored", "until")
 
     def __init__(self, *, timeout_s: float, last: bool = False, exporters: bool = False) -> None:
         self.deadline = time.monotonic() + timeout_s
+        # A sink that is slow at the end is left while the loss can still be counted, before the process is gone.
+        self.until = self.deadline + timeout_s / 2 if last else math.inf
         self.last = last
         self.exporters = exporters
         self.done = threading.Event()
         self.finished = False
+        self.stored = False
         self.ok = False
 
 
@@ -74,12 +85,14 @@ class Worker:
         settle: Settle,
         sinks: Sequence[Sink] = (),
         flush_exporters: Callable[[float], bool] | None = None,
+        close_exporters: Callable[[float], bool] | None = None,
         capacity: int = CAPACITY,
     ) -> None:
         self._metrics = metrics
         self._faults = faults
         self._settle = settle
         self._flush_exporters = flush_exporters
+        self._close_exporters = close_exporters
         self._size = capacity
         self._room = capacity
         self._closed = False
@@ -130,17 +143,21 @@ class Worker:
         return ok
 
     def shutdown(self, timeout_s: float = 5.0) -> bool:
-        """Flush, close the sinks and end the thread. What finishes later is recorded in the metrics only."""
+        """Flush, close the sinks and the exporters, end the thread. What finishes later is recorded in the metrics only.
+
+        It takes `timeout_s` seconds at most, twice that where a sink refuses: its last try is waited for.
+        """
         with self._starting:
             if self._closed:
                 return True
             self._closed = True
         process.forget(self)
         thread = self._thread
-        ok = self._request(_Ticket(timeout_s=timeout_s, last=True), timeout_s)
+        ticket = _Ticket(timeout_s=timeout_s, last=True)
+        ok = self._request(ticket, timeout_s)
         self._room = 0
         if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout=max(0.1, timeout_s if not ok else 1.0))
+            thread.join(timeout=_EXPORT_S if ok or ticket.stored else max(0.1, timeout_s))
         self.drain()
         self._metrics.remove_drain(self.drain)
         self._faults.raise_pending()
@@ -246,7 +263,7 @@ class Worker:
             self._asleep = False
             try:
                 self.drain()
-                self._pump()
+                self._pump(until=time.monotonic() + _PUMP_S)
             except Exception as error:  # noqa: BLE001
                 self._faults.note_in_background("worker", error)
             for ticket in tickets:
@@ -274,10 +291,10 @@ class Worker:
     def _serve(self, ticket: _Ticket) -> None:
         try:
             self.drain()
-            ok = self._pump(now=True)
+            ok = self._pump(now=True, until=ticket.until)
             while not ok and time.monotonic() < ticket.deadline:
                 time.sleep(min(0.05, max(0.0, ticket.deadline - time.monotonic())))
-                ok = self._pump(now=True)
+                ok = self._pump(now=True, until=ticket.until)
             flushed = [feed.flush() for feed in self._feeds]
             ok = all(flushed) and ok
             if ticket.exporters and self._flush_exporters is not None:
@@ -285,6 +302,8 @@ class Worker:
             if ticket.last:
                 for feed in self._feeds:
                     feed.close()
+                ticket.stored = True
+                ok = self._end_exporters(max(_EXPORT_S, ticket.deadline - time.monotonic())) and ok
             ticket.ok = ok
         except Exception as error:  # noqa: BLE001
             self._faults.note_in_background("worker", error)
@@ -292,7 +311,17 @@ class Worker:
             ticket.finished = True
             ticket.done.set()
 
-    def _pump(self, *, now: bool = False) -> bool:
+    def _end_exporters(self, timeout_s: float) -> bool:
+        if self._close_exporters is None or self._close_exporters(timeout_s):
+            return True
+        _log.warning(
+            "tierwise: the exporters did not take everything within %.1f s before the end; spans and metrics of the last "
+            "moments may be missing there. Look at what OTEL_EXPORTER_OTLP_ENDPOINT names",
+            timeout_s,
+        )
+        return False
+
+    def _pump(self, *, now: bool = False, until: float = math.inf) -> bool:
         recorded = self._recorded
         for _ in range(len(recorded)):
             item = recorded.popleft()
@@ -308,7 +337,7 @@ class Worker:
                 row = item
             for feed in self._feeds:
                 feed.add(row)
-        written = [feed.pump(now=now) for feed in self._feeds]
+        written = [feed.pump(now=now, until=until) for feed in self._feeds]
         return all(written)
 
     # --- recording; the metrics' lock is held ------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 
 from tierwise.core.call import Answer, Request
 from tierwise.instrument.dialects.base import Endpoint, Reading
-from tierwise.instrument.dialects.chat import ChatStream
+from tierwise.instrument.dialects.chatstream import ChatStream
 from tierwise.instrument.dialects.values import fault_of, fields, integer, text_of, usage_of
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tierwise.surfaces.cli import complete
 from tierwise.surfaces.cli.byhand import change_by_hand, change_options, cooldown_of, evidence_of
 from tierwise.surfaces.cli.common import Duration, config_option, json_option, read_settings, store_option, who
+from tierwise.surfaces.cli.manual import OR_ROUTES, manual
 from tierwise.surfaces.cli.plan import report_of
 
 if TYPE_CHECKING:
@@ -19,9 +21,13 @@ if TYPE_CHECKING:
 
 @click.command(
     "abort",
-    epilog="Examples:  tierwise abort strict-json --note 'wrong region'  |  tierwise abort strict-json --for 24h --yes",
+    epilog=manual(
+        "tierwise abort strict-json --note 'wrong region'",
+        "tierwise abort strict-json --for 24h --yes",
+        fault=OR_ROUTES,
+    ),
 )
-@click.argument("task")
+@click.argument("task", shell_complete=complete.tasks)
 @click.option(
     "--for", "pause", type=Duration(), metavar="DURATION",
     help="Leave the challenger alone this long, then it may be tried again [default: for the policy's cool-down, and "

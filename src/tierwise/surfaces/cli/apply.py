@@ -23,6 +23,7 @@ from tierwise.surfaces.cli.common import (
     store_option,
     who,
 )
+from tierwise.surfaces.cli.manual import OR_EMPTY, manual
 from tierwise.surfaces.cli.plan import make_plan, tasks_option
 from tierwise.surfaces.cli.source import Source, source_options
 
@@ -35,7 +36,12 @@ if TYPE_CHECKING:
 
 @click.command(
     "apply",
-    epilog="Examples:  tierwise apply --dry-run  |  tierwise apply strict-json --yes --by ci",
+    epilog=manual(
+        "tierwise apply --dry-run",
+        "tierwise apply strict-json --yes --by ci",
+        "tierwise apply summary --trial            # start its canary",
+        fault=f"{OR_EMPTY}, or the route file cannot be written",
+    ),
 )
 @tasks_option
 @click.option("--dry-run", is_flag=True, help="Show what would change, change nothing.")

@@ -23,6 +23,8 @@ from tierwise.surfaces.cli.common import (
     read_settings,
     say,
 )
+from tierwise.surfaces.cli.foretell import foretell
+from tierwise.surfaces.cli.manual import manual
 from tierwise.surfaces.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -30,19 +32,6 @@ if TYPE_CHECKING:
     from tierwise.core.policy import Policy
 
 KINDS = ("tierwise", "naive", "epsilon-greedy", "thompson", "static")
-
-EXAMPLES = """
-\b
-Examples:
-  tierwise backtest --outcomes outcomes.csv
-  tierwise backtest --outcomes outcomes.csv --explore 20% --seeds 1-6 --json
-  tierwise backtest --outcomes outcomes.csv --policy-kind thompson --seeds 1-6
-  tierwise backtest --outcomes outcomes.csv --explore 20% --apply-every 24
-
-A file has the columns task, prompt_id, model, success (0 or 1), cost_usd, and may have latency_s, output_tokens,
-json_valid and time. Regret is what was lost against the best fixed model of each task, cost and failures in USD.
-"""
-
 
 FILE = click.Path(dir_okay=False)
 
@@ -55,7 +44,17 @@ def _finite(context: click.Context, parameter: click.Parameter, value: float | N
     return value
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(
+    "backtest",
+    epilog=manual(
+        "tierwise backtest --outcomes outcomes.csv",
+        "tierwise backtest --outcomes outcomes.csv --explore 20% --seeds 1-6 --json",
+        "tierwise backtest --outcomes outcomes.csv --policy-kind thompson --seeds 1-6",
+        "tierwise backtest --outcomes outcomes.csv --explore 20% --apply-every 24",
+        "tierwise backtest --outcomes outcomes.csv --ladder cheap-model,strong-model --runs 5000",
+        fault="wrong use or configuration, or the outcomes cannot be read",
+    ),
+)
 @click.option("--outcomes", type=FILE, required=True, metavar="FILE", help="Recorded outcomes, CSV.")
 @click.option(
     "--policy", "config", type=FILE, metavar="FILE", help="Policy file [default: the loss, all models, auto]."
@@ -84,14 +83,31 @@ def _finite(context: click.Context, parameter: click.Parameter, value: float | N
 @click.option(
     "--task", "wanted", multiple=True, metavar="TASK", help="Only tasks whose names begin so; may be repeated."
 )
+@click.option(
+    "--ladder", metavar="A,B,…", help="No replay: what a ladder of these models would save against its last rung alone."
+)
+@click.option(
+    "--runs", type=click.IntRange(1), metavar="N", help="With --ladder: runs to come [default: the long run]."
+)
+@click.option(
+    "--detection", default="100%", show_default=True, metavar="PCT", help="With --ladder: failures that escalate."
+)
+@click.option(
+    "--false-alarms", default="0%", show_default=True, metavar="PCT", help="With --ladder: successes that escalate."
+)
 @click.option("--jobs", type=click.IntRange(1, 256), help="Processes [default: one a core].")
 @json_option
 def command(
     outcomes: str, config: str | None, policy_kind: str, steps: int, calls_per_step: int, seed: int, seeds: str | None,
     explore: str | None, start: str, value_of_success: float | None, apply_every: int, wanted: tuple[str, ...],
-    jobs: int | None, as_json: bool,
+    ladder: str | None, runs: int | None, detection: str, false_alarms: str, jobs: int | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Replay recorded outcomes through the very rules that decide live, and count what they cost."""
+    """Replay recorded outcomes through the very rules that decide live, and count what they cost.
+
+    A file has the columns task, prompt_id, model, success (0 or 1), cost_usd, and may have latency_s, output_tokens,
+    json_valid and time. Regret is what was lost against the best fixed model of each task, cost and failures in USD.
+    With --ladder nothing is replayed: each prompt is taken through the ladder, and figures come with prediction intervals.
+    """
     from tierwise.advisor.backtest import Settings, backtest, ready, summary
     from tierwise.advisor.outcomes import read_outcomes, unread_columns
 
@@ -108,6 +124,14 @@ def command(
     tasks = tuple(task for task in read_outcomes(Path(outcomes)) if not wanted or task.task.startswith(wanted))
     if not tasks:
         raise click.UsageError(f"no task in {outcomes} begins with {' or '.join(wanted)}")
+    if ladder is not None:
+        foretell(
+            tasks, ladder, runs=runs, detection=detection, false_alarms=false_alarms, settings={"outcomes": outcomes},
+            as_json=as_json,
+        )  # fmt: skip
+        return
+    if runs is not None or (detection, false_alarms) != ("100%", "0%"):
+        raise click.UsageError("--runs, --detection and --false-alarms go with --ladder; a replay has --steps")
     tasks, remarks = ready(tasks, settings)
     if unread := unread_columns(Path(outcomes)):
         remarks = (*remarks, f"columns that are not read: {', '.join(unread)}")

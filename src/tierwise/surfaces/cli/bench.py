@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import click
 
 from tierwise.core.errors import ConfigError
+from tierwise.surfaces.cli import complete
 from tierwise.surfaces.cli.common import (
     clean,
     config_option,
@@ -25,6 +26,7 @@ from tierwise.surfaces.cli.common import (
     say,
     store_option,
 )
+from tierwise.surfaces.cli.manual import manual
 from tierwise.surfaces.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -54,10 +56,18 @@ class _OrNone(click.ParamType[Any]):
 
 
 @click.command(
-    "bench", epilog="Example:  tierwise bench --models gpt-5-mini,gpt-5 --runs 10 --base-url https://api.openai.com/v1"
+    "bench",
+    epilog=manual(
+        "tierwise bench --models gpt-5-mini,gpt-5 --runs 10 --base-url https://api.openai.com/v1",
+        "tierwise bench --models llama-3.3-70b --base-url http://localhost:8000/v1 --store .tierwise/bench.db",
+        "tierwise bench --suite mine.yaml --models gpt-5-mini,gpt-5 --task invoice --no-probe --json",
+        fault="wrong use or configuration, or no call was answered",
+    ),
 )
 @click.option("--suite", default="developer", show_default=True, metavar="FILE|NAME", help="A YAML file, or developer.")
-@click.option("--models", required=True, metavar="A,B,C", help="Model names, separated by commas.")
+@click.option(
+    "--models", required=True, metavar="A,B,C", help="Model names, separated by commas.", shell_complete=complete.models
+)
 @click.option(
     "--base-url", metavar="URL", help=f"Where the API begins [default: OPENAI_BASE_URL, else {_DEFAULT_URL}]."
 )

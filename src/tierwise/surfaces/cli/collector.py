@@ -12,6 +12,7 @@ import click
 
 from tierwise.core.errors import ConfigError
 from tierwise.surfaces.cli.common import emit_json, json_option, out, say
+from tierwise.surfaces.cli.manual import manual
 
 CONFIGS: Final = {False: "config.yaml", True: "config-durable.yaml"}
 PARTS: Final = {
@@ -24,13 +25,20 @@ _LEAVE_OUT: Final = (".py", ".j2", ".pyc", ".json")
 
 
 @click.group(
-    "collector", epilog="Example:  tierwise collector init --durable && tierwise collector check config-durable.yaml"
+    "collector", epilog=manual("tierwise collector init --durable", "tierwise collector check config-durable.yaml")
 )
 def command() -> None:
     """An OpenTelemetry Collector for a fleet: its configuration, and how to run it. docs/fleet.md explains both."""
 
 
-@command.command("init", epilog="Example:  tierwise collector init --durable --compose --dir deploy")
+@command.command(
+    "init",
+    epilog=manual(
+        "tierwise collector init --durable",
+        "tierwise collector init --durable --compose --dir deploy",
+        fault="wrong use, or a file is there already and differs",
+    ),
+)
 @click.option("--durable", is_flag=True, help="Queues on disk: nothing acknowledged is lost when something dies.")
 @click.option("--compose", is_flag=True, help="Also a Compose file with Prometheus and Grafana, dashboards included.")
 @click.option("--kubernetes", is_flag=True, help="Also Kubernetes manifests (kustomize).")
@@ -78,7 +86,16 @@ def init(
     say(f"Run it: otelcol-contrib --config {folder / CONFIGS[durable]}   (variables: see the top of the file)")
 
 
-@command.command("check", epilog="Example:  tierwise collector check config.yaml --otelcol /usr/bin/otelcol-contrib")
+@command.command(
+    "check",
+    short_help="Check a Collector configuration.",
+    epilog=manual(
+        "tierwise collector check config.yaml",
+        "tierwise collector check config.yaml --otelcol /usr/bin/otelcol-contrib",
+        finding="it would not run, or not count rightly",
+        fault="wrong use, or the file cannot be read",
+    ),
+)
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--otelcol", type=click.Path(dir_okay=False, path_type=Path), help="The Collector's program; else from PATH."
@@ -173,7 +190,9 @@ def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(text, "utf-8")
+        temporary.unlink(missing_ok=True)
+        with temporary.open("x", encoding="utf-8") as file:  # never through a link that somebody laid there
+            file.write(text)
         temporary.replace(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None

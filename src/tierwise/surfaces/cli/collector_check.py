@@ -77,7 +77,8 @@ def _load(file: Path, environment: Mapping[str, str]) -> dict[str, Any]:
             raise ConfigError(f"{file}: larger than {_MAX_BYTES >> 20} MiB")
         text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"{file}: cannot be read: {why}; check the path and its rights") from None
     yaml = YAML(typ="safe", pure=True)
     try:
         document = _expanded(yaml.load(text), environment, yaml)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tierwise.surfaces.cli.common import clean, emit_json, json_option, out, say
+from tierwise.surfaces.cli.manual import manual
 from tierwise.surfaces.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tierwise.surfaces.demo.story import Demo, Look
 
 
-@click.command("demo", epilog="Examples:  tierwise demo  |  tierwise demo --json --seed 7 --until decided")
+@click.command("demo", epilog=manual("tierwise demo", "tierwise demo --json --seed 7 --until decided"))
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Same seed, same decisions.")
 @click.option(
     "--rounds",

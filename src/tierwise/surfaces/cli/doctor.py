@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -33,6 +34,7 @@ from tierwise.surfaces.cli.common import (
     say,
     store_option,
 )
+from tierwise.surfaces.cli.manual import manual
 from tierwise.surfaces.cli.reach import export_points
 from tierwise.surfaces.cli.store import health_json, size
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from tierwise.config import Settings
     from tierwise.core.evidence import EvidenceRow
     from tierwise.core.policy import Policy
+    from tierwise.core.route import Route
     from tierwise.evidence import StoreHealth
 
 PACKAGES: Final = ("openai", "opentelemetry-sdk", "genai-prices", "pydantic", "jsonschema-rs", "click", "rich")
@@ -61,7 +64,10 @@ class Point:
     todo: str = ""
 
 
-@click.command("doctor", epilog="Examples:  tierwise doctor  |  tierwise doctor --json")
+@click.command(
+    "doctor",
+    epilog=manual("tierwise doctor", "tierwise doctor --json", finding="something needs doing", fault="wrong use"),
+)
 @json_option
 @config_option
 @store_option
@@ -80,7 +86,8 @@ def command(as_json: bool, config: str | None, store: str | None) -> None:
     else:
         policy, points = _policy(settings)
         health, found = _store(settings, policy)
-        points += [*found, *_routes(settings)]
+        points += [*found, *_routes(settings, policy)]
+    points.append(_catalogue())
     points += [Point(level=level, about="export", text=text, todo=todo) for level, text, todo in export_points()]
     failed = any(point.level == "finding" for point in points)
     if as_json:
@@ -155,7 +162,7 @@ def _policy(settings: Settings) -> tuple[Policy | None, list[Point]]:
     return findings.policy, points
 
 
-def _routes(settings: Settings) -> Iterator[Point]:
+def _routes(settings: Settings, policy: Policy | None) -> Iterator[Point]:
     from tierwise.routing import read_table
 
     path = settings.routes_path
@@ -169,6 +176,18 @@ def _routes(settings: Settings) -> Iterator[Point]:
         yield _ok("routes", f"{path}: not there yet; `tierwise apply` makes it")
     else:
         yield _ok("routes", f"{path}: version {table.version}, {len(table.routes)} task(s)")
+    strangers = [text for task in sorted(table.routes) if (text := _stranger(table.routes[task], policy)) is not None]
+    if strangers:
+        todo = "`tierwise plan` decides among the policy's candidates; add the model, or `tierwise promote TASK MODEL`"
+        yield _note("routes", f"the policy does not name where some routes lead: {_some(strangers)}", todo)
+
+
+def _stranger(route: Route, policy: Policy | None) -> str | None:
+    """What is wrong with a route by the policy: its primary or canary is no candidate of the task any more."""
+    own = policy.for_task(route.task) if policy is not None else None
+    named = (route.primary, *([route.canary.candidate] if route.canary is not None else ()))
+    unknown = [name for name in named if own is not None and name not in own.candidates]
+    return f"{route.task} to {' and '.join(unknown)}" if unknown else None
 
 
 def _store(settings: Settings, policy: Policy | None) -> tuple[StoreHealth | None, list[Point]]:
@@ -242,6 +261,13 @@ def _prices(health: StoreHealth, unpriced: list[tuple[str, str, int]]) -> Point:
     names = _some([f"{provider}/{model} ({count(calls)})" for provider, model, calls in unpriced])
     todo = "state them under prices: in tierwise.yaml, then `tierwise prices reprice`"
     return _finding("prices", f"no cost for {count(health.unpriced)} calls: {names}", todo)
+
+
+def _catalogue() -> Point:
+    from tierwise.pricing.catalogue import describe
+    from tierwise.surfaces.cli.prices import catalogue_words
+
+    return _ok("prices", catalogue_words(describe(datetime.now(UTC))))
 
 
 def _without_tokens(rows: Iterable[EvidenceRow]) -> Counter[str]:

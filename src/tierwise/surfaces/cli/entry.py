@@ -21,7 +21,7 @@ def main() -> NoReturn:
         sys.exit(2)
     from tierwise.surfaces.cli.group import cli
 
-    cli.main(prog_name="tierwise")
+    sys.exit(cli.main(prog_name="tierwise"))
 
 
 if __name__ == "__main__":

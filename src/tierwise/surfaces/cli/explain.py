@@ -26,6 +26,7 @@ from tierwise.surfaces.cli.common import (
     since_option,
     store_option,
 )
+from tierwise.surfaces.cli.manual import OR_EMPTY, manual
 from tierwise.surfaces.cli.plan import make_plan, reasons, tasks_option
 from tierwise.surfaces.cli.source import Source, source_options
 
@@ -43,7 +44,13 @@ STATES = {"refuted": "red", "failing": "yellow", "holding": "", "proven": "green
 
 
 @click.command(
-    "explain", epilog="Examples:  tierwise explain strict-json  |  tierwise explain summary --since 7d --json"
+    "explain",
+    epilog=manual(
+        "tierwise explain strict-json",
+        "tierwise explain summary --since 7d --json",
+        "tierwise explain summary --url http://prometheus:9090",
+        fault=OR_EMPTY,
+    ),
 )
 @tasks_option
 @since_option("30d")

@@ -9,6 +9,7 @@ import click
 
 from tierwise.core.errors import ConfigError
 from tierwise.surfaces.cli.common import clean, config_option, read_policy, read_settings, say, store_option
+from tierwise.surfaces.cli.manual import manual
 
 if TYPE_CHECKING:
     from tierwise.config import Settings
@@ -19,8 +20,12 @@ FORMATS: Final = ("litellm", "flagd", "json", "yaml", "env")
 
 @click.command(
     "export",
-    epilog="Examples:  tierwise export --format litellm -o litellm.yaml  |  tierwise export --format flagd  |  "
-    "tierwise export --format env >> .env",
+    epilog=manual(
+        "tierwise export --format litellm -o litellm.yaml",
+        "tierwise export --format flagd",
+        "tierwise export --format env >> .env",
+        fault="wrong use or configuration, or there is neither a policy nor a route",
+    ),
 )
 @click.option("--format", "form", type=click.Choice(FORMATS), required=True, help="For whom.")
 @click.option(

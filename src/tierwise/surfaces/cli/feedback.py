@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tierwise.core.errors import StoreError
+from tierwise.surfaces.cli import complete
 from tierwise.surfaces.cli.common import (
     clean,
     config_option,
@@ -18,6 +19,7 @@ from tierwise.surfaces.cli.common import (
     store_option,
     when,
 )
+from tierwise.surfaces.cli.manual import manual
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,10 +32,14 @@ _FLUSH_S = 10.0
 
 @click.command(
     "feedback",
-    epilog="Examples:  tierwise feedback tw1.WyJzdW1… --accept  |  tierwise feedback tw1.WyJzdW1… --reject "
-    "--comment 'wrong total'",
+    epilog=manual(
+        "tierwise feedback tw1.WyJzdW1… --accept",
+        "tierwise feedback tw1.WyJzdW1… --reject --comment 'wrong total'",
+        "tierwise feedback tw1.WyJzdW1… --score 0.8",
+        fault="no receipt, forged, too old, or the verdict could not be recorded",
+    ),
 )
-@click.argument("receipt")
+@click.argument("receipt", shell_complete=complete.receipts)
 @click.option("--accept/--reject", "accepted", default=None, help="Whether the answer was accepted.")
 @click.option("--score", type=click.FloatRange(0, 1), metavar="NUMBER", help="How good it was, from 0 to 1.")
 @click.option("--comment", metavar="TEXT", help="Why; kept in the store and sent with the evaluation event.")

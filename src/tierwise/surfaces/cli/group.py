@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sqlite3
 import sys
 import traceback
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from tierwise.core.errors import TierwiseError
 from tierwise.surfaces.cli.common import clean, err
+from tierwise.surfaces.cli.manual import manual
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("tierwise.surfaces.cli.demo", "See it work on simulated models: no key, no network, under a minute."),
@@ -48,6 +53,21 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "doctor": ("tierwise.surfaces.cli.doctor", "Check the installation, configuration, store and losses."),
 }
 """Name -> (module with a `command: click.Command`, one-line help); the order is the order of `tierwise --help`."""
+
+_TO_DO: Final = {
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "a part of this path is a file where a folder is needed; name another",
+    errno.EEXIST: "a part of this path is a file where a folder is needed; name another",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.EACCES: "check its owner and rights, or name another place",
+    errno.EPERM: "check its owner and rights, or name another place",
+    errno.EROFS: "name a place that can be written",
+    errno.ENOSPC: "free some space, or name another place",
+    errno.EDQUOT: "free some space, or name another place",
+    errno.EADDRINUSE: "name another port",
+}
+"""What to do about an error of the operating system."""
+_TEMPORARY: Final = re.compile(r"(?<=/)\.(?P<name>[^/]+)\.[a-z0-9_]{8}\.tmp$")
 
 CTRL_C: Final = 130
 BROKEN_PIPE: Final = 141
@@ -86,6 +106,31 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of commands from the table, without importing them; options as click offers them."""
+        found = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; for an unknown one, say which it may have been."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            near = get_close_matches(name, COMMANDS)
+            hint = f"did you mean {' or '.join(near)}?" if near else "`tierwise --help` lists those there are"
+            raise click.UsageError(f"there is no command {clean(name)!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run as a program; what cannot be written even by `--help` is one message, too."""
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            sys.stderr.write(f"error: {clean(_message(error))}\n")
+            _silence_stdout()
+            sys.exit(Failure.exit_code)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; every error becomes a message and the documented exit code."""
         try:
@@ -115,9 +160,15 @@ class LazyGroup(click.Group):
 def _message(error: Exception) -> str:
     if isinstance(error, sqlite3.Error):
         return f"the store cannot be read: {error}; `tierwise doctor` says more"
-    if isinstance(error, OSError) and not isinstance(error, TierwiseError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and not isinstance(error, TierwiseError) and error.strerror is not None:
+        place = "" if error.filename is None else f"{_TEMPORARY.sub(_meant, os.fsdecode(error.filename))}: "
+        return f"{place}{error.strerror}; {_TO_DO.get(error.errno or 0, 'check the path and its rights')}"
     return str(error)
+
+
+def _meant(match: re.Match[str]) -> str:
+    """The file in whose place a temporary one was to be put."""
+    return match["name"]
 
 
 def _silence_stdout() -> None:
@@ -134,14 +185,14 @@ def _silence_stdout() -> None:
 @click.command(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit codes: 0 fine, 1 a finding (plan --check), 2 wrong use or configuration. "
-    'Shell completion: eval "$(_TIERWISE_COMPLETE=bash_source tierwise)" (or zsh_source, fish_source).',
+    epilog=manual(
+        "tierwise demo                                             # see it work",
+        "tierwise plan                                             # what your own traffic recommends",
+        'eval "$(_TIERWISE_COMPLETE=bash_source tierwise)"         # shell completion; or zsh_source, fish_source',
+        finding="a finding (plan --check, doctor, …)",
+        fault="wrong use or configuration, or something could not be read or written",
+    ),
 )
 @click.version_option(package_name="tierwise", message="tierwise %(version)s")
 def cli() -> None:
-    """Which model should each task use, what does it really cost per success, and how sure are we?
-
-    \b
-    tierwise demo       see it work
-    tierwise plan       what your own traffic recommends
-    """
+    """Which model should each task use, what does it really cost per success, and how sure are we?"""

@@ -22,6 +22,7 @@ from tierwise.surfaces.cli.common import (
     store_option,
     when,
 )
+from tierwise.surfaces.cli.manual import manual
 from tierwise.surfaces.cli.plan import tasks_option
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 @click.command(
     "history",
-    epilog="Examples:  tierwise history  |  tierwise history strict-json --json  |  tierwise history --traffic",
+    epilog=manual("tierwise history", "tierwise history strict-json --json", "tierwise history --traffic --limit 200"),
 )
 @tasks_option
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The newest entries only.")

@@ -8,14 +8,23 @@ import click
 
 from tierwise.core.errors import ConfigError
 from tierwise.surfaces.cli.common import clean, say
+from tierwise.surfaces.cli.manual import manual
 
 
-@click.group("import", epilog="Example:  tierwise import litellm config.yaml -o tierwise.yaml")
+@click.group("import", epilog=manual("tierwise import litellm config.yaml -o tierwise.yaml"))
 def command() -> None:
     """Start a policy from another program's configuration."""
 
 
-@command.command("litellm")
+@command.command(
+    "litellm",
+    short_help="From the configuration of a LiteLLM proxy.",
+    epilog=manual(
+        "tierwise import litellm config.yaml",
+        "tierwise import litellm config.yaml -o tierwise.yaml",
+        fault="wrong use, FILE is no such configuration, or the output is there already",
+    ),
+)
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",

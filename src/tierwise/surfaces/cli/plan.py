@@ -11,7 +11,7 @@ import click
 from rich.text import Text
 
 from tierwise.core.evidence import HOUR_S
-from tierwise.surfaces.cli import words
+from tierwise.surfaces.cli import complete, words
 from tierwise.surfaces.cli.common import (
     NOTHING,
     cell,
@@ -32,6 +32,8 @@ from tierwise.surfaces.cli.common import (
     since_option,
     store_option,
 )
+from tierwise.surfaces.cli.manual import OR_EMPTY, manual
+from tierwise.surfaces.cli.progress import lasting
 from tierwise.surfaces.cli.source import Source, notes_of, nothing_found, reading, source_options
 
 if TYPE_CHECKING:
@@ -47,8 +49,15 @@ STYLES = {"PROMOTE": "green", "TRIAL": "cyan", "KEEP": "", "HOLD": "red", "INSUF
 
 def tasks_option(function: F) -> F:
     """Add `[TASK]...` and `--task TASK`, two forms of the same (arguments `tasks` and `more_tasks`)."""
-    named = click.option("--task", "more_tasks", multiple=True, metavar="TASK", help="Only this task; may be repeated.")
-    return click.argument("tasks", nargs=-1, metavar="[TASK]...")(named(function))
+    named = click.option(
+        "--task",
+        "more_tasks",
+        multiple=True,
+        metavar="TASK",
+        help="Only this task; may be repeated.",
+        shell_complete=complete.tasks,
+    )
+    return click.argument("tasks", nargs=-1, metavar="[TASK]...", shell_complete=complete.tasks)(named(function))
 
 
 def make_plan(
@@ -77,7 +86,8 @@ def make_plan(
         first = None if since is None else (now - since) // HOUR_S * HOUR_S
         table = read_table(settings.routes_path)
         at = (now // HOUR_S + 1) * HOUR_S if open_hour else now
-        made = plan_of_store(store, policy, table, at, since=first, tasks=tasks or None)
+        with lasting("deciding tasks") as told:
+            made = plan_of_store(store, policy, table, at, since=first, tasks=tasks or None, told=told)
         if made is None:
             raise nothing_found(settings, source)
         return replace(made, notes=(*made.notes, *notes_of(store))), policy
@@ -113,7 +123,14 @@ def target(item: Recommendation) -> str | None:
 
 @click.command(
     "plan",
-    epilog="Examples:  tierwise plan  |  tierwise plan summary --since 7d  |  tierwise plan --check (in CI)",
+    epilog=manual(
+        "tierwise plan",
+        "tierwise plan summary --since 7d",
+        "tierwise plan --check                        # in CI",
+        "tierwise plan --url http://prometheus:9090   # evidence of a fleet",
+        finding="with --check: a route should change, or a guardrail is broken",
+        fault=OR_EMPTY,
+    ),
 )
 @tasks_option
 @since_option("30d")

@@ -13,6 +13,7 @@ import click
 from tierwise.core.call import Usage
 from tierwise.core.cost import KINDS, Rates, cost_of
 from tierwise.core.errors import ConfigError
+from tierwise.surfaces.cli import complete
 from tierwise.surfaces.cli.common import (
     NOTHING,
     cell,
@@ -30,11 +31,14 @@ from tierwise.surfaces.cli.common import (
     say,
     store_option,
 )
+from tierwise.surfaces.cli.manual import OR_EMPTY, manual
+from tierwise.surfaces.cli.progress import counted, lasting, waiting
 
 if TYPE_CHECKING:
     from tierwise.config import Settings
     from tierwise.evidence import CallRow
     from tierwise.pricing import CatalogueBook
+    from tierwise.pricing.catalogue import Catalogue
 
 MOST_FOUND = 50
 _QUIET = logging.NullHandler()
@@ -43,7 +47,13 @@ _QUIET = logging.NullHandler()
 @click.group(
     "prices",
     invoke_without_command=True,
-    epilog="Examples:  tierwise prices search gemini flash  |  tierwise prices missing  |  tierwise prices reprice --dry-run",
+    epilog=manual(
+        "tierwise prices",
+        "tierwise prices search gemini flash",
+        "tierwise prices missing",
+        "tierwise prices reprice --dry-run",
+        fault=OR_EMPTY,
+    ),
 )
 @click.option("--missing", "only_missing", is_flag=True, help="Same as `tierwise prices missing`.")
 @click.option("--reprice", "do_reprice", is_flag=True, help="Same as `tierwise prices reprice`.")
@@ -75,8 +85,8 @@ def command(
 def _in_force(*, as_json: bool, config: str | None, store: str | None) -> None:
     settings = read_settings(config, store)
     book = _book(settings)
-    with open_store(settings) as opened:
-        seen = Counter(_asked(row) for row in opened.calls())
+    with open_store(settings) as opened, lasting("reading calls") as told:
+        seen = Counter(_asked(row) for row in counted(opened.calls(), opened.call_count(), told))
     if not seen:
         raise nothing_recorded(settings)
     found = [(f"{key[0]}/{key[3] or key[1]}", calls, _rates(book, *key)) for key, calls in seen.most_common()]
@@ -90,7 +100,11 @@ def _in_force(*, as_json: bool, config: str | None, store: str | None) -> None:
         )
 
 
-@command.command("search", epilog="Example:  tierwise prices search claude sonnet")
+@command.command(
+    "search",
+    short_help="Find models in the installed catalogue.",
+    epilog=manual("tierwise prices search claude sonnet", "tierwise prices search openai/ --json"),
+)
 @click.argument("words", nargs=-1, required=True, metavar="TERM...")
 @json_option
 def search(words: tuple[str, ...], as_json: bool) -> None:
@@ -114,7 +128,15 @@ def search(words: tuple[str, ...], as_json: bool) -> None:
         say(f"no model in {catalogue.AS_OF} matches; state its rates under prices: in tierwise.yaml")
 
 
-@command.command("missing", epilog="Example:  tierwise prices missing --json")
+@command.command(
+    "missing",
+    short_help="List models whose calls have no cost.",
+    epilog=manual(
+        "tierwise prices missing",
+        "tierwise prices missing --json",
+        fault=OR_EMPTY,
+    ),
+)
 @json_option
 @config_option
 @store_option
@@ -145,7 +167,15 @@ def missing(as_json: bool, config: str | None, store: str | None) -> None:
         say("state the others under prices: in tierwise.yaml (USD per million tokens), then `tierwise prices reprice`")
 
 
-@command.command("reprice", epilog="Example:  tierwise prices reprice --dry-run")
+@command.command(
+    "reprice",
+    short_help="Compute recorded costs again, at the rates of now.",
+    epilog=manual(
+        "tierwise prices reprice --dry-run",
+        "tierwise prices reprice",
+        fault=OR_EMPTY,
+    ),
+)
 @click.option("--dry-run", is_flag=True, help="Say what would change, change nothing.")
 @json_option
 @config_option
@@ -162,10 +192,13 @@ def reprice(dry_run: bool, as_json: bool, config: str | None, store: str | None)
         return _rates(book, *_asked(row))
 
     with open_store(settings, read_only=dry_run) as opened:
-        if opened.call_count() == 0:
+        number = opened.call_count()
+        if number == 0:
             raise nothing_recorded(settings)
-        before, after, changing = _difference(opened.calls(), rates)
-        done = None if dry_run else opened.reprice(rates)
+        with lasting("comparing costs") as told:
+            before, after, changing = _difference(counted(opened.calls(), number, told), rates)
+        with waiting("writing costs and the evidence of their hours"):
+            done = None if dry_run else opened.reprice(rates)
     changed = changing if done is None else done.calls
     if as_json:
         emit_json(
@@ -185,9 +218,17 @@ def reprice(dry_run: bool, as_json: bool, config: str | None, store: str | None)
         say(f"{done.left:,} hours of evidence keep their cost, since some of their calls are pruned")
 
 
-@command.command("compare", epilog="Example:  tierwise prices compare gemini-3.5-flash claude-sonnet-4-5")
-@click.argument("first", metavar="A")
-@click.argument("second", metavar="B")
+@command.command(
+    "compare",
+    short_help="Put the rates of two models side by side.",
+    epilog=manual(
+        "tierwise prices compare gemini-3.5-flash claude-sonnet-4-5",
+        "tierwise prices compare gpt-5-mini azure/gpt-5-mini --input-tokens 8000 --output-tokens 500",
+        fault="wrong use or configuration, or a model without a price",
+    ),
+)
+@click.argument("first", metavar="A", shell_complete=complete.models)
+@click.argument("second", metavar="B", shell_complete=complete.models)
 @click.option("--input-tokens", type=click.IntRange(0), default=1000, show_default=True, help="Tokens into each call.")
 @click.option(
     "--output-tokens", type=click.IntRange(0), default=300, show_default=True, help="Tokens out of each call."
@@ -219,6 +260,38 @@ def compare(first: str, second: str, input_tokens: int, output_tokens: int, as_j
     say(f"a call: {input_tokens:,} tokens in, {output_tokens:,} out")
     if ratio is not None:
         say(f"{second} costs {ratio:.3g} times as much as {first}")
+
+
+@command.command("catalogue", epilog=manual("tierwise prices catalogue", "tierwise prices catalogue --json"))
+@json_option
+def catalogue_command(as_json: bool) -> None:
+    """Show which price catalogue is installed, and how current it is. It is never downloaded: a new one is installed."""
+    from tierwise.pricing.catalogue import describe
+
+    found = describe(datetime.now(UTC))
+    if as_json:
+        emit_json(
+            {
+                "catalogue": found.version,
+                "providers": found.providers,
+                "models": found.models,
+                "latest_change": found.latest_change and found.latest_change.isoformat(),
+                "next_change": found.next_change and found.next_change.isoformat(),
+            }
+        )
+        return
+    click.echo(catalogue_words(found))
+    say("a newer one: pip install -U genai-prices; `tierwise prices reprice` then sets recorded costs anew")
+
+
+def catalogue_words(found: Catalogue) -> str:
+    """The catalogue in a line."""
+    parts = [f"{found.version}: {found.models:,} models of {found.providers:,} providers"]
+    if found.latest_change is not None:
+        parts.append(f"newest dated change of a price {found.latest_change}")
+    if found.next_change is not None:
+        parts.append(f"next one known for {found.next_change}")
+    return ", ".join(parts)
 
 
 def _book(settings: Settings) -> CatalogueBook:

@@ -9,8 +9,10 @@ import click
 
 from tierwise.core import wording
 from tierwise.core.errors import ConfigError
+from tierwise.surfaces.cli import complete
 from tierwise.surfaces.cli.byhand import change_by_hand, change_options, cooldown_of, evidence_of
 from tierwise.surfaces.cli.common import config_option, json_option, read_settings, say, since_option, store_option, who
+from tierwise.surfaces.cli.manual import OR_ROUTES, manual
 from tierwise.surfaces.cli.plan import report_of
 
 if TYPE_CHECKING:
@@ -33,10 +35,14 @@ _AGAINST = frozenset(
 
 @click.command(
     "promote",
-    epilog="Examples:  tierwise promote strict-json  (its canary)  |  tierwise promote summary gemini-3.5-flash --dry-run",
+    epilog=manual(
+        "tierwise promote strict-json                 # the candidate of its canary",
+        "tierwise promote summary gemini-3.5-flash --dry-run",
+        fault=OR_ROUTES,
+    ),
 )
-@click.argument("task")
-@click.argument("model", required=False)
+@click.argument("task", shell_complete=complete.tasks)
+@click.argument("model", required=False, shell_complete=complete.models)
 @change_options
 @since_option("30d")
 @json_option

@@ -16,10 +16,19 @@ from tierwise.surfaces.cli.common import (
     since_option,
     store_option,
 )
+from tierwise.surfaces.cli.manual import OR_EMPTY, manual
 from tierwise.surfaces.cli.plan import tasks_option
+from tierwise.surfaces.cli.progress import lasting
 
 
-@click.command("report", epilog="Examples:  tierwise report  |  tierwise report -o june.html --since 30d --title June")
+@click.command(
+    "report",
+    epilog=manual(
+        "tierwise report",
+        "tierwise report -o june.html --since 30d --title June",
+        fault=OR_EMPTY,
+    ),
+)
 @tasks_option
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("report.html"), show_default=True,
@@ -53,7 +62,8 @@ def command(
     from tierwise.surfaces.report.reading import read_all
 
     settings = read_settings(config, store)
-    found = read_all(settings, since=since, tasks=(*tasks, *more_tasks))
+    with lasting("reading tasks") as told:
+        found = read_all(settings, since=since, tasks=(*tasks, *more_tasks), told=told)
     if not found.calls and not found.recommendations:
         raise nothing_recorded(settings)
     path = write_report(

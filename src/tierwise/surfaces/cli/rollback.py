@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tierwise.surfaces.cli import complete
 from tierwise.surfaces.cli.byhand import change_by_hand, change_options, cooldown_of
 from tierwise.surfaces.cli.common import config_option, json_option, read_policy, read_settings, store_option, who
+from tierwise.surfaces.cli.manual import OR_ROUTES, manual
 
 if TYPE_CHECKING:
     from tierwise.advisor import Applied
@@ -16,10 +18,14 @@ if TYPE_CHECKING:
 
 @click.command(
     "rollback",
-    epilog="Examples:  tierwise rollback strict-json --note 'customers complain'  |  tierwise rollback summary --dry-run",
+    epilog=manual(
+        "tierwise rollback strict-json --note 'customers complain'",
+        "tierwise rollback summary --dry-run",
+        fault=OR_ROUTES,
+    ),
 )
-@click.argument("task", required=False)
-@click.option("--task", "named", metavar="TASK", help="The same as TASK.")
+@click.argument("task", required=False, shell_complete=complete.tasks)
+@click.option("--task", "named", metavar="TASK", help="The same as TASK.", shell_complete=complete.tasks)
 @change_options
 @json_option
 @config_option

@@ -10,13 +10,21 @@ from typing import Final
 
 import click
 
+from tierwise.surfaces.cli.manual import manual
+
 _AUTOLOAD: Final = Path(__file__).parent.parent / "autoload"
 
 
 @click.command(
     "run",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    epilog="Examples: tierwise run app.py --port 8000; tierwise run -m mypackage; tierwise run gunicorn app:app",
+    epilog=manual(
+        "tierwise run app.py --port 8000",
+        "tierwise run -m mypackage",
+        "tierwise run --task chat gunicorn app:app",
+        fine="the program's own",
+        fault="wrong use, or no such program",
+    ),
 )
 @click.option("--task", help="The task of calls made outside any tierwise.task().")
 @click.option("--store", help="Where to record, or off; as TIERWISE_STORE.")

@@ -8,12 +8,18 @@ import secrets
 import click
 
 from tierwise.surfaces.cli.common import config_option, read_policy, read_settings, say, since_option, store_option
+from tierwise.surfaces.cli.manual import manual
 
 TOKEN_VARIABLE = "TIERWISE_SERVE_TOKEN"  # noqa: S105 - a name
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-@click.command("serve", epilog="Examples:  tierwise serve  |  tierwise serve --port 0 --since 7d")
+@click.command(
+    "serve",
+    epilog=manual(
+        "tierwise serve", "tierwise serve --port 0 --since 7d", fault="wrong use or configuration, or the port is taken"
+    ),
+)
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8477, show_default=True, help="Port; 0 takes a free one."
 )

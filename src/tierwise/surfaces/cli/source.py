@@ -77,7 +77,10 @@ _OPTIONS: Final = (
     click.option(
         "--url", metavar="URL", help=f"Prometheus-compatible server, without /api/v1 [default: {URL_VARIABLE}]."
     ),
-    click.option("--dialect", type=click.Choice(["auto", "prometheus", "victoriametrics"]), default="auto", show_default=True),
+    click.option(
+        "--dialect", type=click.Choice(["auto", "prometheus", "victoriametrics"]), default="auto", show_default=True,
+        help="How the server computes increases; auto asks it.",
+    ),
     click.option("--header", multiple=True, metavar="NAME=FILE", help="A header whose value stands in FILE; may be repeated."),
     click.option("--token-file", type=_FILE, metavar="FILE", help=f"Bearer token [default: {TOKEN_VARIABLE}]."),
     click.option("--user", metavar="NAME", help=f"Basic authentication; its password is {PASSWORD_VARIABLE} or:"),

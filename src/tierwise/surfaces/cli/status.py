@@ -27,13 +27,21 @@ from tierwise.surfaces.cli.common import (
     since_option,
     store_option,
 )
+from tierwise.surfaces.cli.manual import OR_EMPTY, manual
 from tierwise.surfaces.cli.plan import STYLES, make_plan, report_of
 
 if TYPE_CHECKING:
     from tierwise.core.recommendation import CandidateReport, Recommendation
 
 
-@click.command("status", epilog="Examples:  tierwise status  |  tierwise status --since 7d --json")
+@click.command(
+    "status",
+    epilog=manual(
+        "tierwise status",
+        "tierwise status --since 7d --json",
+        fault=OR_EMPTY,
+    ),
+)
 @since_option("30d")
 @json_option
 @config_option

@@ -31,6 +31,8 @@ from tierwise.surfaces.cli.common import (
     store_option,
     when,
 )
+from tierwise.surfaces.cli.manual import OR_EMPTY, manual
+from tierwise.surfaces.cli.progress import waiting
 
 if TYPE_CHECKING:
     from tierwise.evidence import StoreHealth
@@ -44,14 +46,23 @@ def _dry_run_option(function: F) -> F:
 
 @click.group(
     "store",
-    epilog="Examples:  sqlite3 \"$(tierwise store path)\" 'SELECT task, count(*) FROM calls GROUP BY task'  |  "
-    "tierwise store status",
+    epilog=manual(
+        "tierwise store status", "sqlite3 \"$(tierwise store path)\" 'SELECT task, count(*) FROM calls GROUP BY task'"
+    ),
 )
 def command() -> None:
     """Where the store is, what it holds, and its upkeep. Its tables are open to any SQLite tool."""
 
 
-@command.command("path", epilog='Example:  sqlite3 "$(tierwise store path)"')
+@command.command(
+    "path",
+    short_help="Print the path of the store's file.",
+    epilog=manual(
+        "tierwise store path",
+        'sqlite3 "$(tierwise store path)"',
+        fault="wrong use or configuration, or the store is off",
+    ),
+)
 @json_option
 @config_option
 @store_option
@@ -66,7 +77,16 @@ def path(as_json: bool, config: str | None, store: str | None) -> None:
         click.echo(str(found))
 
 
-@command.command("status", epilog="Example:  tierwise store status --json")
+@command.command(
+    "status",
+    short_help="What it holds, its size, what was pruned or lost.",
+    epilog=manual(
+        "tierwise store status",
+        "tierwise store status --json",
+        finding="it is damaged",
+        fault=OR_EMPTY,
+    ),
+)
 @json_option
 @config_option
 @store_option
@@ -83,7 +103,15 @@ def status(as_json: bool, config: str | None, store: str | None) -> None:
         raise click.exceptions.Exit(1)
 
 
-@command.command("prune", epilog="Examples:  tierwise store prune --dry-run  |  tierwise store prune")
+@command.command(
+    "prune",
+    short_help="Delete rows beyond the retention now.",
+    epilog=manual(
+        "tierwise store prune --dry-run",
+        "tierwise store prune",
+        fault=OR_EMPTY,
+    ),
+)
 @_dry_run_option
 @json_option
 @config_option
@@ -103,7 +131,7 @@ def prune(dry_run: bool, as_json: bool, config: str | None, store: str | None) -
             about = "about " if expected.estimated else ""
             click.echo(f"{about}{expected.rows:,} rows would be deleted; the hourly evidence is kept")
         return
-    with open_store(settings, read_only=False) as opened:
+    with open_store(settings, read_only=False) as opened, waiting("deleting rows and packing evidence"):
         deleted = opened.prune()
         opened.pack()
     if as_json:
@@ -112,7 +140,14 @@ def prune(dry_run: bool, as_json: bool, config: str | None, store: str | None) -
         click.echo(f"{deleted:,} rows deleted; the hourly evidence is kept")
 
 
-@command.command("vacuum", epilog="Examples:  tierwise store vacuum --dry-run  |  tierwise store vacuum")
+@command.command(
+    "vacuum",
+    epilog=manual(
+        "tierwise store vacuum --dry-run",
+        "tierwise store vacuum",
+        fault=OR_EMPTY,
+    ),
+)
 @_dry_run_option
 @json_option
 @config_option
@@ -129,7 +164,7 @@ def vacuum(dry_run: bool, as_json: bool, config: str | None, store: str | None) 
         else:
             click.echo(f"{size(file_bytes)}, of which {size(free)} would be freed, and a little more by packing pages")
         return
-    with open_store(settings, read_only=False) as opened:
+    with open_store(settings, read_only=False) as opened, waiting("rewriting the file"):
         before, after = opened.vacuum()
     if as_json:
         emit_json({"dry_run": False, "before_bytes": before, "after_bytes": after})

@@ -9,12 +9,18 @@ import click
 
 from tierwise.core.errors import ConfigError
 from tierwise.surfaces.cli.common import clean, config_option, emit_json, json_option, out, read_settings, say
+from tierwise.surfaces.cli.manual import manual
 
 if TYPE_CHECKING:
     from tierwise.config import Findings
 
 
-@click.command("validate", epilog="Examples:  tierwise validate  |  tierwise validate conf/*.yaml --json")
+@click.command(
+    "validate",
+    epilog=manual(
+        "tierwise validate", "tierwise validate conf/*.yaml --json", fault="wrong use, or a policy has errors"
+    ),
+)
 @click.argument("files", nargs=-1, metavar="[FILE]...")
 @json_option
 @config_option

@@ -28,6 +28,7 @@ from tierwise.surfaces.cli.common import (
     when,
     who,
 )
+from tierwise.surfaces.cli.manual import manual
 from tierwise.surfaces.cli.plan import findings, make_plan, tasks_option
 from tierwise.surfaces.cli.source import Source, source_options
 
@@ -48,8 +49,13 @@ TOKEN_VARIABLE: Final = "TIERWISE_WEBHOOK_TOKEN"  # noqa: S105 - a name
 
 @click.command(
     "watch",
-    epilog="Examples:  tierwise watch  |  tierwise watch --once --no-apply (CI)  |  "
-    "TIERWISE_WEBHOOK=https://hooks.slack.com/… tierwise watch --webhook-format slack",
+    epilog=manual(
+        "tierwise watch",
+        "tierwise watch --once --no-apply              # in CI",
+        "TIERWISE_WEBHOOK=https://hooks.slack.com/… tierwise watch --webhook-format slack",
+        finding="with --once: a route should change or a guardrail is broken, and nothing was done about it",
+        fault="with --once: something could not be read, written or sent; else wrong use or configuration",
+    ),
 )
 @tasks_option
 @click.option(
@@ -62,7 +68,10 @@ TOKEN_VARIABLE: Final = "TIERWISE_WEBHOOK_TOKEN"  # noqa: S105 - a name
     help=f"POST what is new to this address [default: {URL_VARIABLE}, which keeps it out of process lists]; "
     f"{TOKEN_VARIABLE} is sent as a bearer token.",
 )  # fmt: skip
-@click.option("--webhook-format", type=click.Choice(["json", "slack"]), default="json", show_default=True)
+@click.option(
+    "--webhook-format", type=click.Choice(["json", "slack"]), default="json", show_default=True,
+    help="What the webhook takes: our own JSON, or Slack's.",
+)  # fmt: skip
 @click.option("--exit-zero", is_flag=True, help="With --once: exit 0 on findings too.")
 @click.option("--by", metavar="WHO", help="Who decides, for the audit log [default: user@host].")
 @since_option("30d")

@@ -152,8 +152,13 @@ def task_view(
 
 
 def _why(item: Recommendation) -> Iterable[str]:
-    first, about = item.reasons[:1], _ordered(item)[:1]
-    for reason in dict.fromkeys((*first, *about) if item.primary != item.current else first):
+    """For a change or a trial: what is wrong with the model in use, then what is right with the one to take."""
+    chosen = item.reasons[:1]
+    if item.primary != item.current or item.challenger is not None:
+        parties = (None, item.current, item.challenger or item.primary)
+        first = [reason for reason in item.reasons if reason.candidate in parties]
+        chosen = (*first[:1], *_ordered(item)[:1])
+    for reason in dict.fromkeys(chosen):
         yield clean(reason.text, longest=2000)
 
 

@@ -65,7 +65,6 @@ def marks(found: Iterable[Decision]) -> Mapping[str, list[Mark]]:
 
 
 def _decision(entry: AuditEntry, *, in_force: bool) -> Decision:
-    why = entry.note or (entry.reasons[0].get("text", "") if entry.reasons else "")
     before, after = _short(entry.before), _short(entry.after)
     return Decision(
         at=entry.at,
@@ -78,10 +77,19 @@ def _decision(entry: AuditEntry, *, in_force: bool) -> Decision:
         after=after,
         by=clean(entry.by),
         automatic=entry.automatic,
-        why=clean(why, longest=1000),
+        why=clean(entry.note or _why(entry), longest=1000),
         version=entry.version,
         in_force=in_force,
     )
+
+
+def _why(entry: AuditEntry) -> str:
+    """The first reason about a model that the change is about, where there is one: reasons begin with whom they are about."""
+    texts = [reason.get("text", "") for reason in entry.reasons]
+    routes = [route for route in (entry.before, entry.after) if route is not None]
+    trials = [route.canary.candidate for route in routes if route.canary is not None]
+    about = tuple(f"{name} " for name in (*(route.primary for route in routes), *trials))
+    return next((text for text in texts if text.startswith(about)), texts[0] if texts else "")
 
 
 def _short(route: Route | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -38,26 +38,39 @@ class Found:
     policy: Policy | None
 
 
-def read_all(settings: Settings, *, since: int | None, tasks: Sequence[str] = (), quiet: bool = False) -> Found:
+def read_all(
+    settings: Settings,
+    *,
+    since: int | None,
+    tasks: Sequence[str] = (),
+    quiet: bool = False,
+    told: Callable[[int, int], None] | None = None,
+) -> Found:
     """Read the window of `since` seconds up to now (`None`: everything), of all tasks or of those named.
+
+    `told` hears how many tasks are read, of how many.
 
     Raises:
         TierwiseError: a file is broken or missing, nothing is recorded, or a task is unknown.
     """
     from tierwise.advisor import read_history
+    from tierwise.advisor.crew import plan_and_more
     from tierwise.config import is_probe
-    from tierwise.surfaces.cli.common import open_store, probe_tasks
-    from tierwise.surfaces.cli.plan import make_plan
-    from tierwise.surfaces.report.sums import fold
+    from tierwise.routing import read_table
+    from tierwise.surfaces.cli.common import nothing_recorded, open_store, probe_tasks, read_policy
 
-    made, policy = make_plan(settings, since=since, tasks=tasks or None, quiet=quiet)
-    first = None if since is None else (int(time.time()) - since) // HOUR_S * HOUR_S
+    now = int(time.time())
+    first = None if since is None else (now - since) // HOUR_S * HOUR_S
     wanted = set(tasks)
+    policy = read_policy(settings, quiet=quiet)
     with open_store(settings) as store:
+        table = read_table(settings.routes_path)
+        made, sums = plan_and_more(
+            store, policy, table, now, beside=_sums_of, since=first, tasks=tasks or None, told=told
+        )
+        if made is None:
+            raise nothing_recorded(settings)
         probes = probe_tasks(store)
-        names = [task for task in store.tasks() if task not in probes and (not wanted or task in wanted)]
-        kept = (_without_probes(one) for one in store.evidence_by_task(first, None, names))
-        sums = tuple(fold(one) for one in kept if one.series)
         rows = store.calls(
             task=tasks[0] if len(wanted) == 1 else None,
             since_ns=None if first is None else first * 10**9,
@@ -70,7 +83,7 @@ def read_all(settings: Settings, *, since: int | None, tasks: Sequence[str] = ()
         at=made.at,
         recommendations=tuple(item for item in made.recommendations if item.task not in probes),
         notes=made.notes,
-        sums=sums,
+        sums=tuple(one for _, one in sorted(sums.items()) if one is not None),
         calls=tuple(reversed(calls)),
         history=tuple(entry for entry in history.entries if not wanted or entry.task in wanted),
         problems=history.problems,
@@ -79,8 +92,7 @@ def read_all(settings: Settings, *, since: int | None, tasks: Sequence[str] = ()
     )
 
 
-def _without_probes(one: TaskEvidence) -> TaskEvidence:
-    from tierwise.config import is_probe
+def _sums_of(one: TaskEvidence) -> TaskSums | None:
+    from tierwise.surfaces.report.sums import fold
 
-    probes = [identity for identity in one.series if is_probe(one.task, identity[-1])]
-    return one.without(probes) if probes else one
+    return fold(one) if one.series else None

@@ -16,13 +16,14 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route as Address
 from starlette.types import ASGIApp
 
+from tierwise.advisor import can_roll_back
 from tierwise.core.errors import EvidenceError, TierwiseError
 from tierwise.core.outcome import OUTCOMES
 from tierwise.routing import read_table
 from tierwise.surfaces.report.render import MEASURES, page
 from tierwise.surfaces.report.text import clean
 from tierwise.surfaces.serve import calls
-from tierwise.surfaces.serve.changes import Refused, approve, go_back, offer_of
+from tierwise.surfaces.serve.changes import Done, Refused, approve, go_back, offer_of
 from tierwise.surfaces.serve.guard import Guard, form_of, token_fits
 from tierwise.surfaces.serve.source import Source
 
@@ -30,6 +31,7 @@ _log = logging.getLogger("tierwise.serve")
 _TASK_LINES: Final = 10
 _DONE: Final = {
     "applied": "The recommended route is in force.",
+    "trial": 'The trial has begun: a quarter of the task’s calls with model="auto" go to its model.',
     "back": "The task is back on the route before.",
 }
 
@@ -88,7 +90,7 @@ class _Pages:
             view=seen.view,
             task=seen.view.tasks[0],
             offer=offer_of(item, read_table(self._source.settings.routes_path).routes.get(name)),
-            can_go_back=any(one.kind not in ("none", "traffic") and one.in_force for one in seen.view.decisions),
+            can_go_back=can_roll_back(name, seen.found.history, seen.found.table_version),
             version=seen.found.table_version,
             latest=latest,
             calls_query=calls.Filter(task=name).query(),
@@ -107,6 +109,7 @@ class _Pages:
             page=found,
             wanted=wanted,
             tasks=tasks[:1000],
+            models=sorted(self._source.models() or {line.model for line in found.lines})[:1000],
             outcomes=OUTCOMES,
             arms=calls.ARMS,
             newest="before" not in request.query_params,
@@ -134,21 +137,20 @@ class _Pages:
         return PlainTextResponse(self._source.state())
 
     async def approve(self, request: Request) -> Response:
-        return await self._change(request, approve, "applied")
+        return await self._change(request, approve)
 
     async def rollback(self, request: Request) -> Response:
-        return await self._change(request, go_back, "back")
+        return await self._change(request, go_back)
 
-    async def _change(
-        self, request: Request, make: Callable[[Source, str, dict[str, str]], str], done: str
-    ) -> Response:
+    async def _change(self, request: Request, make: Callable[[Source, str, dict[str, str]], Done]) -> Response:
         fields = await form_of(request)
         if fields is None or "task" not in fields:
             raise HTTPException(400, "the form is incomplete, too large or not a form")
         if not token_fits(self._token, fields.get("token", "")):
             raise HTTPException(403, "the token is not the one that `tierwise serve` printed when it started")
-        _log.info("%s", await run_in_threadpool(make, self._source, fields["task"], fields))
-        query = urlencode({"name": fields["task"], "done": done}, errors="surrogatepass")
+        done = await run_in_threadpool(make, self._source, fields["task"], fields)
+        _log.info("%s", done.words)
+        query = urlencode({"name": fields["task"], "done": done.what}, errors="surrogatepass")
         return RedirectResponse(f"/task?{query}", status_code=303)
 
     def _live(self, name: str) -> Live:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from tierwise.core.errors import TierwiseError
 from tierwise.core.recommendation import Recommendation
@@ -23,6 +24,14 @@ class Offer:
     what: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A change that was made: `what` for the page that is shown next, `words` for the log."""
+
+    what: Literal["applied", "trial", "back"]
+    words: str
+
+
 class Refused(TierwiseError):  # noqa: N818 - read as a sentence where it is raised
     """A change that is not made: what was shown no longer holds."""
 
@@ -37,8 +46,8 @@ def offer_of(item: Recommendation, route: Route | None) -> Offer | None:
     return None
 
 
-def approve(source: Source, task: str, fields: Mapping[str, str]) -> str:
-    """Apply the recommendation of a task that the page showed; returns what was done, in words.
+def approve(source: Source, task: str, fields: Mapping[str, str]) -> Done:
+    """Apply the recommendation of a task that the page showed.
 
     Raises:
         Refused: the recommendation or the route table is another one by now.
@@ -69,11 +78,12 @@ def approve(source: Source, task: str, fields: Mapping[str, str]) -> str:
     source.forget()
     if not applied.changed:
         raise Refused(f"{clean(task)}: nothing was changed: {applied.changes[0].note}")
-    return f"Done: {offer.words}. The route table is at version {applied.table.version}."
+    words = f"{clean(task)}: {offer.words}. The route table is at version {applied.table.version}."
+    return Done(what="trial" if item.verdict == "TRIAL" else "applied", words=words)
 
 
-def go_back(source: Source, task: str, fields: Mapping[str, str]) -> str:
-    """Return a task to the route before its last change; returns what was done, in words.
+def go_back(source: Source, task: str, fields: Mapping[str, str]) -> Done:
+    """Return a task to the route before its last change.
 
     Raises:
         Refused: the route table is another one by now.
@@ -99,7 +109,8 @@ def go_back(source: Source, task: str, fields: Mapping[str, str]) -> str:
     source.forget()
     after = applied.changes[0].after
     where = f"to {clean(after.primary)}" if after is not None else "to having no route"
-    return f"Rolled back {where}. The route table is at version {applied.table.version}."
+    words = f"{clean(task)}: rolled back {where}. The route table is at version {applied.table.version}."
+    return Done(what="back", words=words)
 
 
 def _what(item: Recommendation) -> str:

@@ -16,6 +16,8 @@ from tierwise.surfaces.report.render import policy_of
 MOST_BODY: Final = 16 * 1024
 MOST_TARGET: Final = 8 * 1024
 """Bytes of path and query together."""
+MOST_HEADERS: Final = 32 * 1024
+"""Bytes of all names and values of a request's headers; the server beneath takes some more where they come at once."""
 _READING: Final = frozenset({"GET", "HEAD"})
 
 
@@ -61,6 +63,8 @@ class Guard:
             return 421, "this server answers only under its own address; see what `tierwise serve` printed"
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MOST_TARGET:
             return 414, "the address is too long"
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADERS:
+            return 431, "the headers are too long"
         if scope["method"] in _READING:
             return None
         if scope["method"] != "POST":

@@ -52,6 +52,8 @@ def server_of(app: ASGIApp) -> uvicorn.Server:
     """The server, not running yet."""
     import uvicorn
 
+    from tierwise.surfaces.serve.patience import Patient
+
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -65,7 +67,7 @@ def server_of(app: ASGIApp) -> uvicorn.Server:
         timeout_keep_alive=5,
         timeout_graceful_shutdown=3,
         h11_max_incomplete_event_size=32 * 1024,
-        http="h11",
+        http=Patient,
     )
     return uvicorn.Server(config)
 

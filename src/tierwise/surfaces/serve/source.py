@@ -64,6 +64,12 @@ class Source:
         with self._lock:
             self._kept.clear()
 
+    def models(self) -> set[str]:
+        """The models of what was seen last; nothing is read for it."""
+        kept = list(self._kept.values())  # without the lock: a view in the making would hold up whoever asks
+        found = [seen.found for _, seen in kept if seen.found is not None]
+        return {name for one in found for sums in one.sums for name in sums.candidates}
+
     def state(self) -> str:
         """A short text that changes when a call is recorded or the route table changes."""
         from tierwise.surfaces.cli.common import open_store
