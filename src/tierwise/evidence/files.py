@@ -80,6 +80,7 @@ def unfit_rows_told() -> Iterator[None]:
 
     Raises:
         UnfitRowError: in the place of what such a row raises.
+        StoreError: in the place of a `MemoryError`; the same rows may be written the next time.
     """
     try:
         yield
@@ -87,6 +88,8 @@ def unfit_rows_told() -> Iterator[None]:
         if isinstance(error.__cause__, _OF_A_ROW):
             raise UnfitRowError(f"a row cannot be stored: {error.__cause__}") from error.__cause__
         raise
+    except MemoryError as error:  # of the process at this moment, whatever the row
+        raise StoreError("there is no memory to write with") from error
     except Exception as error:
         raise UnfitRowError(f"a row cannot be stored: {type(error).__name__}") from error
 
@@ -127,5 +130,7 @@ def explain(path: Path, error: Exception, *, busy_s: float) -> str:
         return (
             f"{path}: can only be read here; check the owner and mode of the file and its folder, or set TIERWISE_STORE"
         )
+    if isinstance(error, MemoryError):
+        return f"{path}: there is no memory to read or write with; give the process more"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return f"{path}: cannot be used as a store ({text}); check the path and its permissions, or set TIERWISE_STORE"

@@ -125,7 +125,7 @@ class SqliteStore:
                 except (UnicodeEncodeError, OverflowError):  # a lone surrogate or a huge number; nothing is in yet
                     self._write(batch, [clean_call(call) for call in calls], runs, verdicts, clean=clean_values)
             # The batch is in: what goes wrong from here on must not have it handed in again. Upkeep has time.
-            with suppress(StoreError):
+            with suppress(StoreError, MemoryError):
                 self._upkeep.sometimes()
 
     def _write(
@@ -353,7 +353,7 @@ class SqliteStore:
                 raise
             try:
                 connection.execute("COMMIT")
-            except sqlite3.Error:
+            except (sqlite3.Error, MemoryError):
                 self._doubt = tuple(doubted)
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
@@ -389,5 +389,5 @@ class SqliteStore:
                 if self._connection is None:
                     self._connection = self._connect()
                 yield self._connection
-            except (sqlite3.Error, OSError) as error:
+            except (sqlite3.Error, OSError, MemoryError) as error:
                 raise StoreError(explain(self.path, error, busy_s=_BUSY_MS / 1000)) from error
