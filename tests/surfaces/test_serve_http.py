@@ -278,7 +278,9 @@ def test_calls_are_filtered(pages: Pages) -> None:
     def models(query: str) -> set[str]:
         html = pages.ask(f"/calls?{query}").text
         return {
-            name for name in (SONNET, HAIKU, GEMINI) if f'<td role="cell" class="name model"><bdi>{name}</bdi></td>' in html
+            name
+            for name in (SONNET, HAIKU, GEMINI)
+            if f'<td role="cell" class="name model"><bdi>{name}</bdi></td>' in html
         }
 
     assert models("") == {SONNET, HAIKU, GEMINI}
