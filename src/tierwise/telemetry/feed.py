@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from tierwise.telemetry.faults import Faults
 
 BATCH: Final = 512
-WRITE_S: Final = 1.0
-"""How long a row waits for others at most, seconds; also what a killed process loses at most."""
+WRITE_S: Final = 0.8
+"""How long a row waits for others, seconds. With the worker's interval and the write itself: a second, which is what a
+killed process loses at most."""
 _BACKOFF_S: Final = (0.1, 5.0)
 
 _log = logging.getLogger("tierwise")
