@@ -26,10 +26,12 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
         patch.delenv("TIERWISE_RAISE", raising=False)
         patch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "span_and_event")
         logging.getLogger("tierwise").setLevel(logging.CRITICAL)
-        made = Trials(tmp_path_factory.mktemp("faults"), every_exchange=False)
-        yield made
-        made.close()
-        logging.getLogger("tierwise").setLevel(logging.NOTSET)
+        try:
+            made = Trials(tmp_path_factory.mktemp("faults"), every_exchange=False)
+            yield made
+            made.close()
+        finally:
+            logging.getLogger("tierwise").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)

@@ -111,7 +111,7 @@ _FIRST_FAULTS: Final = (
     "instrument.stainless._returned",
     "instrument.context._named",
     "instrument.context.Scope.__init__",
-    "instrument.dialects.chat.ChatStream.see",
+    "instrument.dialects.chatstream.ChatStream.see",
     "instrument.proxies._stand_in",
     "instrument.drawing.QuickRun.attempt",
     "instrument.drawing.routed_run",
