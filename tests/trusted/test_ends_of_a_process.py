@@ -91,11 +91,11 @@ def test_sigterm_under_load_keeps_what_had_finished(tmp_path: Path) -> None:
     """Every call that returned before the signal is stored, and the process dies of the signal."""
     script = """
     observed = client("p")
-    for number in range(60):
-        threading.Thread(target=calls, args=(observed, 5), daemon=True).start()
-    deadline = time.monotonic() + 30
-    while len(threading.enumerate()) > 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    callers = [threading.Thread(target=calls, args=(observed, 5), daemon=True) for number in range(60)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(30)
     print("ready", flush=True)
     time.sleep(60)
     """
