@@ -46,7 +46,7 @@ def test_no_config_is_fine_and_a_named_one_must_exist(tmp_path: Path) -> None:
     assert find_config(environ={}, start=tmp_path) is None
     with pytest.raises(ConfigError, match="does not exist; TIERWISE_CONFIG must name"):
         find_config(environ={"TIERWISE_CONFIG": str(tmp_path / "x.yaml")}, start=tmp_path)
-    with pytest.raises(ConfigError, match="is not a file; the config argument"):
+    with pytest.raises(ConfigError, match="is not a file; config"):
         find_config(tmp_path, environ={}, start=tmp_path)
 
 

@@ -149,6 +149,15 @@ def test_files_that_are_too_large_or_not_text_are_refused(tmp_path: Path) -> Non
         read_table(path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_or_a_folder_is_refused_at_once(tmp_path: Path) -> None:
+    """Opening a pipe would wait for ever; the error says what to do."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(RouteError, match="is no regular file, so not a route table; name another"):
+            read_table(path)
+
+
 def test_files_belong_to_the_owner_alone_and_git_ignores_the_folder(tmp_path: Path) -> None:
     """Route file 0600, folder 0700 with a .gitignore of its own; no temporary file stays."""
     path = tmp_path / ".tierwise" / "routes.json"

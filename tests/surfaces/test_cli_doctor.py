@@ -217,7 +217,7 @@ def test_damaged_files_are_findings(tmp_path: Path) -> None:
     """Garbage, somebody else's database, a newer schema and a broken page are findings that say what to do."""
     file = tmp_path / "t.db"
     file.write_bytes(b"not a database, and long enough to be looked at by SQLite " * 40)
-    assert "move it away" in points("store", "finding")[0]
+    assert "name another file" in points("store", "finding")[0]
     file.unlink()
     with closing(sqlite3.connect(file)) as other:
         other.execute("CREATE TABLE theirs (x)")

@@ -220,3 +220,10 @@ def test_confirmation_needs_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Exception, match="pass --yes"):
         confirm("Really?", yes=False)
     sys.stdin.close()
+
+
+def test_run_does_not_take_its_own_mistyped_option_for_a_program() -> None:
+    """What begins with a dash before the program is an option of ours, and not one that there is."""
+    done = CliRunner().invoke(cli, ["run", "--taks", "chat", "app.py"], prog_name="tierwise")
+    assert done.exit_code == 2
+    assert "no such option: --taks" in done.output

@@ -395,6 +395,6 @@ def test_no_database_at_the_place(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     path.write_bytes(b"not a database, but somebody's notes\n" * 300)
     content = path.read_bytes()
-    with pytest.raises(StoreError, match="damaged or no database"):
+    with pytest.raises(StoreError, match="is no store"):
         SqliteStore.open(path)
     assert path.read_bytes() == content

@@ -73,7 +73,7 @@ def changes_of(
 
     PROMOTE moves the primary; the old one becomes the first fallback unless its guardrails refute it. TRIAL starts a
     canary at 25 % when `trial` asks for it. KEEP writes a first route when `pin` is true and there is none. HOLD and
-    INSUFFICIENT change nothing.
+    INSUFFICIENT leave the primary. With any verdict fallbacks, ladder and traffic shares may follow the evidence (`traffic`).
     """
     return tuple(_change(item, table.routes.get(item.task), now, policy, trial, pin) for item in recommendations)
 

@@ -34,7 +34,7 @@ def find_config(
     if named is not None:
         path = Path(named).expanduser()
         if not path.is_file():
-            source = "the config argument" if argument is not None else "TIERWISE_CONFIG"
+            source = "config (--config)" if argument is not None else "TIERWISE_CONFIG"
             what = "is not a file" if path.exists() else "does not exist"
             raise ConfigError(f"{path}: {what}; {source} must name a policy file")
         return path

@@ -247,8 +247,10 @@ def read_receipt(text: str, *, keys: Sequence[bytes] = (), now_s: float) -> Rece
     try:
         values = json.loads(_decoded(parts[1]).decode("utf-8"), parse_constant=_no_constant)
         receipt = _receipt(values)
-    except (ValueError, TypeError, IndexError, RecursionError) as error:
-        raise ReceiptError(f"the receipt is damaged ({error}); pass it as it was given") from None
+    except (ValueError, TypeError, IndexError, RecursionError):
+        raise ReceiptError(
+            "the receipt is damaged or cut; pass what tierwise.receipt(response) returned, unchanged"
+        ) from None
     age_s = now_s - receipt.started_at_ns / 1e9
     if age_s > LIFETIME_S:
         raise ReceiptError(

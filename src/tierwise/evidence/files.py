@@ -16,6 +16,7 @@ from tierwise.core.errors import StoreError, UnfitRowError
 _PRIMARY: Final = 0xFF
 _WRITER_CACHE_KIB: Final = 256
 """Inside the application; appending needs no more. A reader has the usual two MiB."""
+_MAGIC: Final = b"SQLite format 3\0"
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _OF_A_ROW: Final = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.IntegrityError, sqlite3.DataError)
 """What SQLite says of a value of a type that it does not know, of a NULL where there must be none, of a text of gigabytes."""
@@ -116,6 +117,18 @@ def place_problem(path: Path) -> str | None:
         return f"{place} cannot be written ({error.strerror or error})"
 
 
+def _unreadable(path: Path, error: Exception) -> str:
+    """What to say of a file that SQLite cannot read: a damaged store, or a file of another kind."""
+    try:
+        with path.open("rb") as file:
+            damaged = file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        damaged = True
+    if damaged:
+        return f"{path}: is damaged ({error}); move it away, a new one is made, or restore a copy"
+    return f"{path}: is no store; name another file (--store, TIERWISE_STORE), or restore a copy if this was one"
+
+
 def explain(path: Path, error: Exception, *, busy_s: float) -> str:
     """What is wrong with the store and what to do next."""
     code = getattr(error, "sqlite_errorcode", None)
@@ -125,7 +138,7 @@ def explain(path: Path, error: Exception, *, busy_s: float) -> str:
     if code == sqlite3.SQLITE_FULL or (isinstance(error, OSError) and error.errno in _NO_SPACE):
         return f"{path}: the disk is full; free some space, or move the store with TIERWISE_STORE"
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return f"{path}: is damaged or no database ({error}); move it away, a new one is made, or restore a copy"
+        return _unreadable(path, error)
     if code == sqlite3.SQLITE_READONLY:
         return (
             f"{path}: can only be read here; check the owner and mode of the file and its folder, or set TIERWISE_STORE"

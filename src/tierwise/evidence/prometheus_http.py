@@ -197,7 +197,7 @@ class Http:
             return f"{self.base} has too many requests (HTTP 429){said}; try later, or ask for fewer tasks or a shorter --since"
         if status in (400, 422):
             return f"{self.base} refuses the query (HTTP {status}){said}"
-        return f"{self.base} fails (HTTP {status}){said}; look at its log, then try again"
+        return f"{self.base} fails (HTTP {status}){said}; look at its log, or check that --url is a Prometheus"
 
     def _scrubbed(self, text: str) -> str:
         """A server's words without our secrets, should it repeat them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -220,6 +221,8 @@ def read_table(path: Path) -> RouteTable:
         RouteError: the file cannot be read or is not a valid table.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for whoever writes into it
+            raise RouteError(f"{path}: is no regular file, so not a route table; name another with TIERWISE_ROUTES")
         with path.open("rb") as file:
             return read_opened(file.fileno(), path)
     except FileNotFoundError:

@@ -69,8 +69,9 @@ def command(
     """Write the routes that `tierwise plan` recommends (all tasks, or those named) to the route file.
 
     PROMOTE moves the primary, KEEP writes a first route where there is none, TRIAL needs --trial, and HOLD and
-    INSUFFICIENT change nothing. Each change is logged, and each verdict that is new for its task; `tierwise history`
-    shows them, `tierwise rollback TASK` goes back.
+    INSUFFICIENT leave the primary; fallbacks, ladder and traffic shares may follow the evidence whatever the verdict.
+    What will change is shown, and asked about, first. Each change is logged, and each verdict that is new for its task;
+    `tierwise history` shows them, `tierwise rollback TASK` goes back.
     """
     from tierwise.advisor import Applied, apply, changes_of
     from tierwise.routing import read_table

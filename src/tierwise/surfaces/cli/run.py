@@ -37,6 +37,8 @@ def command(task: str | None, store: str | None, config: str | None, command: tu
     it starts are observed too. The command replaces this process, so signals and the exit code are its own.
     """
     arguments = list(command)
+    if arguments[0].startswith("-") and arguments[0] != "-m":
+        raise click.UsageError(f"no such option: {arguments[0]}; see `tierwise run --help`")
     if arguments[0] == "-m" or arguments[0].endswith(".py"):
         arguments.insert(0, sys.executable)
     program = shutil.which(arguments[0])
