@@ -15,7 +15,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 import tierwise
 from support.io_rig import Rig
-from support.io_server import provider
 from tierwise.evidence import SqliteStore
 
 pytestmark = pytest.mark.faults
@@ -24,12 +23,6 @@ HOUR_S = 3600
 DAY_S = 24 * HOUR_S
 LONG_S = 60.0
 """No call takes so long; a jump makes it an hour at least."""
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with provider() as base_url:
-        yield base_url
 
 
 class WallClock:

@@ -20,25 +20,17 @@ import pytest
 
 import tierwise
 from support.io_rig import Rig
-from support.io_server import provider
 from tierwise.evidence import SqliteStore
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("in_production")]
 
 TESTS = Path(__file__).parents[1]
 END_S = 5.0
 """What the exporters get at the end of a process, as docs/instrument.md says."""
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with provider() as base_url:
-        yield base_url
-
-
 @pytest.fixture(autouse=True)
-def _as_in_production(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TIERWISE_RAISE", raising=False)
+def _exports_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "500")
 

@@ -18,11 +18,10 @@ import pytest
 
 import tierwise
 from support.io_rig import Rig, series
-from support.io_server import provider
 from tierwise.core.errors import StoreError
 from tierwise.evidence import SqliteStore
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("in_production")]
 
 ROOM = 1 << 20
 NOBODY = 65_534
@@ -30,17 +29,6 @@ HOLD = (
     "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN IMMEDIATE'); "
     "print('held', flush=True); sys.stdin.read(); c.execute('ROLLBACK'); c.close()"
 )
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with provider() as base_url:
-        yield base_url
-
-
-@pytest.fixture(autouse=True)
-def _as_in_production(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TIERWISE_RAISE", raising=False)
 
 
 @pytest.fixture

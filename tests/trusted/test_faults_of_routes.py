@@ -17,7 +17,6 @@ import pytest
 
 import tierwise
 from support.io_rig import Rig
-from support.io_server import provider
 from tierwise.core.errors import RouteError
 from tierwise.core.policy import Policy, TaskPolicy
 from tierwise.core.route import Route, RouteTable
@@ -31,12 +30,6 @@ POLICY = Policy(
     tasks={"faults": TaskPolicy(task="faults", candidates=("other", "answers"))},
     default_model="other",
 )
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with provider() as base_url:
-        yield base_url
 
 
 @pytest.fixture

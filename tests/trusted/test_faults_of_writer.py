@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +18,12 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 import tierwise
 from support.io_rig import Rig
-from support.io_server import provider
 from tierwise.evidence import SqliteStore
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("in_production")]
 
 TESTS = Path(__file__).parents[1]
 SLOW_S = 2.0
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with provider() as base_url:
-        yield base_url
-
-
-@pytest.fixture(autouse=True)
-def _as_in_production(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TIERWISE_RAISE", raising=False)
 
 
 class Connection:
