@@ -147,7 +147,25 @@ BROKEN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "message"), BROKEN.items())
+_DURATION = "{name: tierwise.call.duration, unit: s, histogram: {buckets: [1]}, attributes: [task]}"
+MISSHAPEN = {
+    "service: []": "service: expected a map",
+    "service: {extensions: 5}": "service: extensions: expected a list of names",
+    "service: {extensions: [[a]]}": "service: extensions: expected a list of names",
+    "service: {pipelines: {traces: 5}}": "service: pipelines: traces: expected a map",
+    "service: {pipelines: {traces: {receivers: [[a]]}}}": "service: pipelines: traces: receivers: expected a list of names",
+    "receivers: {otlp: {protocols: [grpc]}}": "receivers: otlp: protocols: expected a map",
+    "connectors: {1: {}}": "no connector of type '1'",
+    "connectors: {signal_to_metrics: {spans: 5}}": "connectors: signal_to_metrics: spans: expected a list of maps",
+    "connectors: {signal_to_metrics: {spans: [foo]}}": "connectors: signal_to_metrics: spans: expected a list of maps",
+    "connectors: {signal_to_metrics: {spans: [{name: tierwise.call.duration, unit: s, histogram: 5}]}}":
+        "tierwise.call.duration: histogram: expected a map",
+    f"connectors: {{signal_to_metrics: {{spans: [{_DURATION}]}}}}":
+        "tierwise.call.duration: attributes: expected a list of maps",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), (BROKEN | MISSHAPEN).items())
 def test_check_says_what_is_wrong(text: str, message: str) -> None:
     """A broken configuration exits 1 (2 when it is no configuration at all) and the message says where and what."""
     Path("broken.yaml").write_text(text)

@@ -13,6 +13,7 @@ from tierwise.telemetry import semconv as sc
 
 _SECTIONS: Final = ("receivers", "processors", "exporters", "connectors", "extensions")
 _TOP: Final = frozenset((*_SECTIONS, "service"))
+_PARTS: Final = ("receivers", "processors", "exporters")
 _SIGNALS: Final = ("traces", "metrics", "logs", "profiles")
 # Without underscores, as newer and older releases differ in them; those of otelcol-contrib that such a pipeline may need.
 _KNOWN: Final = {
@@ -62,7 +63,7 @@ def findings(file: Path, environment: Mapping[str, str]) -> Findings:
         ConfigError: it cannot be read, or is no YAML map.
     """
     document = _load(file, environment)
-    errors = [*_sections(document), *_pipelines(document), *_derived(document)]
+    errors = [*_sections(document), *_shapes(document), *_pipelines(document), *_derived(document)]
     return Findings(errors=tuple(errors), warnings=tuple(_doors(document)))
 
 
@@ -101,13 +102,50 @@ def _expanded(value: Any, environment: Mapping[str, str], yaml: Any) -> Any:
     return yaml.load(text) if _VARIABLE.fullmatch(value) and text else text
 
 
-def _kind(component: str) -> str:
-    return component.partition("/")[0].replace("_", "")
+def _kind(component: object) -> str:
+    return str(component).partition("/")[0].replace("_", "")
+
+
+def _map(value: object) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _names(value: object) -> list[str]:
+    return [str(name) for name in _list(value)]
 
 
 def _of(document: dict[str, Any], section: str) -> dict[str, Any]:
-    found = document.get(section)
-    return found if isinstance(found, dict) else {}
+    return {str(name): value for name, value in _map(document.get(section)).items()}
+
+
+def _shapes(document: dict[str, Any]) -> Iterator[str]:
+    """Values that are no list or map where one belongs; the other checks take them as empty."""
+    service = _map(document.get("service"))
+    lists: list[tuple[str, Any, type[str | dict[str, Any]]]] = [("service: extensions", service.get("extensions"), str)]
+    maps = [("service", document.get("service"))]
+    for name, pipeline in _map(service.get("pipelines")).items():
+        where = f"service: pipelines: {name}"
+        maps.append((where, pipeline))
+        lists += [(f"{where}: {part}", _map(pipeline).get(part), str) for part in _PARTS]
+    for name, receiver in _of(document, "receivers").items():
+        maps += [(f"receivers: {name}: protocols", _map(receiver).get("protocols"))] if _kind(name) == "otlp" else []
+    for name, connector in _of(document, "connectors").items():
+        if _kind(name) != "signaltometrics":
+            continue
+        spans = _map(connector).get("spans")
+        lists.append((f"connectors: {name}: spans", spans, dict))
+        for metric in map(_map, _list(spans)):
+            where = f"connectors: {name}: {metric.get('name')}"
+            maps.append((f"{where}: histogram", metric.get("histogram")))
+            lists.append((f"{where}: attributes", metric.get("attributes"), dict))
+    yield from (f"{where}: expected a map" for where, value in maps if not isinstance(value, dict | None))
+    for where, value, item in lists:
+        if value is not None and not (isinstance(value, list) and all(isinstance(one, item) for one in value)):
+            yield f"{where}: expected a list of {'names' if item is str else 'maps'}"
 
 
 def _sections(document: dict[str, Any]) -> Iterator[str]:
@@ -118,14 +156,14 @@ def _sections(document: dict[str, Any]) -> Iterator[str]:
         if document.get(section) is not None and not isinstance(document[section], dict):
             yield f"{section}: expected a map of components"
         for component in _of(document, section):
-            if _kind(str(component)) not in _KNOWN[section]:
-                kind = str(component).partition("/")[0]
+            if _kind(component) not in _KNOWN[section]:
+                kind = component.partition("/")[0]
                 yield f"{section}: {component}: otelcol-contrib has no {section[:-1]} of type {kind!r} that is known here"
 
 
 def _pipelines(document: dict[str, Any]) -> Iterator[str]:
     service = _of(document, "service")
-    for extension in service.get("extensions") or ():
+    for extension in _names(service.get("extensions")):
         if extension not in _of(document, "extensions"):
             yield f"service: extensions: {extension} is not defined under extensions"
     pipelines = service.get("pipelines")
@@ -136,11 +174,11 @@ def _pipelines(document: dict[str, Any]) -> Iterator[str]:
     for name, pipeline in pipelines.items():
         if str(name).partition("/")[0] not in _SIGNALS:
             yield f"service: pipelines: {name}: the signal must be one of {', '.join(_SIGNALS)}"
-        for part in ("receivers", "processors", "exporters"):
-            used = pipeline.get(part) if isinstance(pipeline, dict) else None
+        for part in _PARTS:
+            used = _names(_map(pipeline).get(part))
             if part != "processors" and not used:
                 yield f"service: pipelines: {name}: {part}: at least one is needed"
-            for component in used if isinstance(used, list) else ():
+            for component in used:
                 if part in ends:
                     ends[part].add(component)
                 if component not in _of(document, part) and (
@@ -156,9 +194,9 @@ def _pipelines(document: dict[str, Any]) -> Iterator[str]:
 def _derived(document: dict[str, Any]) -> Iterator[str]:
     """Metrics derived under our names must be what tierwise itself emits, or the two would not add up."""
     for name, connector in _of(document, "connectors").items():
-        if _kind(name) != "signaltometrics" or not isinstance(connector, dict):
+        if _kind(name) != "signaltometrics":
             continue
-        for metric in connector.get("spans") or ():
+        for metric in map(_map, _list(_map(connector).get("spans"))):
             known = sc.METRICS.get(str(metric.get("name")))
             if known is None:
                 if str(metric.get("name")).startswith("tierwise."):
@@ -170,18 +208,17 @@ def _derived(document: dict[str, Any]) -> Iterator[str]:
             histogram = metric.get("histogram")
             if (histogram is not None) != (known.kind == "histogram"):
                 yield f"{where}: tierwise's is a {known.kind}"
-            elif histogram is not None and tuple(histogram.get("buckets") or ()) != known.edges:
+            elif histogram is not None and tuple(_list(_map(histogram).get("buckets"))) != known.edges:
                 yield f"{where}: its buckets are not tierwise's, so the two cannot be added up"
-            for attribute in metric.get("attributes") or ():
-                if attribute.get("key") not in sc.ATTRIBUTES:
+            for attribute in map(_map, _list(metric.get("attributes"))):
+                if str(attribute.get("key")) not in sc.ATTRIBUTES:
                     yield f"{where}: tierwise has no attribute {attribute.get('key')!r}"
 
 
 def _doors(document: dict[str, Any]) -> Iterator[str]:
     """Receivers that others can reach and that ask for nothing."""
     for name, receiver in _of(document, "receivers").items():
-        protocols = receiver.get("protocols") if isinstance(receiver, dict) else None
-        for protocol, settings in (protocols or {}).items():
+        for protocol, settings in _map(_map(receiver).get("protocols")).items():
             if not isinstance(settings, dict):
                 continue
             where = f"receivers: {name}: {protocol}"
