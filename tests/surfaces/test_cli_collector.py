@@ -229,3 +229,12 @@ def test_kubernetes_manifests_hold_their_schema() -> None:
     environment = {one["name"] for one in pod["containers"][0]["env"] if one["name"].startswith("TIERWISE_")}
     config = (COLLECTOR / "config-durable.yaml").read_text("utf-8")
     assert all(f"${{env:{name}" in config for name in environment)
+
+
+def test_check_prints_names_that_cannot_drive_a_terminal() -> None:
+    """Control characters in a configuration's names are shown, not sent to the terminal."""
+    Path("broken.yaml").write_text('receivers: {"ot\\e]0;x\\alp": {}}\n')
+    done = tierwise("collector", "check", "broken.yaml")
+    assert done.exit_code == 1
+    assert "\x1b" not in done.output
+    assert r"ot\x1b]0;x\x07lp" in done.output

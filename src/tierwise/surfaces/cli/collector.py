@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from tierwise.core.errors import ConfigError
-from tierwise.surfaces.cli.common import emit_json, json_option, out, say
+from tierwise.surfaces.cli.common import clean, emit_json, json_option, out, say
 from tierwise.surfaces.cli.manual import manual
 
 CONFIGS: Final = {False: "config.yaml", True: "config-durable.yaml"}
@@ -118,9 +118,9 @@ def check(file: Path, otelcol: Path | None, as_json: bool) -> None:
         emit_json({"file": str(file), "otelcol": program, "errors": errors, "warnings": warnings})
     else:
         for message in errors:
-            out().print(f"{file}: error: {message}", soft_wrap=True)
+            out().print(clean(f"{file}: error: {message}", keep="\n"), soft_wrap=True)
         for message in warnings:
-            out().print(f"{file}: warning: {message}", soft_wrap=True)
+            out().print(clean(f"{file}: warning: {message}", keep="\n"), soft_wrap=True)
         how = f"checked by {program} and by tierwise" if program else "checked by tierwise; no otelcol-contrib on PATH"
         say(f"{file}: {'not right' if errors else 'fine'} ({how})")
     if errors:
