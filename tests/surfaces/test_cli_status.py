@@ -50,6 +50,20 @@ def test_json_has_the_same_numbers(store: str) -> None:
     assert task["primary"] == (GEMINI if task["verdict"] == "PROMOTE" else SONNET)
 
 
+def test_losses_are_a_note(store: str) -> None:
+    """Calls that were made and not stored are in no figure: a note says how many, with --json too."""
+    assert "not stored" not in tierwise("status", "--store", store).stderr
+    with SqliteStore.open(Path(store)) as opened:
+        opened.count("dropped", 1)
+    assert "note: 1 call was made but not stored, so it is in none" in tierwise("status", "--store", store).stderr
+    with SqliteStore.open(Path(store)) as opened:
+        opened.count("dropped", 1_999)
+    told = (
+        "2,000 calls were made but not stored, so they are in none of these figures; `tierwise doctor` says what to do"
+    )
+    assert told in json.loads(tierwise("status", "--store", store, "--json").stdout)["notes"]
+
+
 def test_calls_without_a_task_are_mentioned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traffic that belongs to no task is no error: status says how to name it."""
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -17,9 +18,12 @@ from pathlib import Path
 import pytest
 
 import tierwise
+from support.commands import tierwise as command_line
 from support.io_rig import Rig, series
 from tierwise.core.errors import StoreError
 from tierwise.evidence import SqliteStore
+from tierwise.telemetry import worker
+from tierwise.telemetry.feed import Feed
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("in_production")]
 
@@ -45,11 +49,6 @@ def _stored(path: Path) -> int:
         health = store.health()
         assert health.intact, health.problem
         return health.calls
-
-
-def _dropped(path: Path) -> int:
-    with SqliteStore.open(path, read_only=True) as store:
-        return store.health().dropped
 
 
 def _said(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
@@ -166,6 +165,33 @@ def test_a_full_disk_to_the_end(url: str, tmp_path: Path, caplog: pytest.LogCapt
     assert _said(caplog, "could not be stored before the end") == [
         f"tierwise: {lost} calls could not be stored before the end and are lost to the store"
     ]
+
+
+def test_losses_of_a_full_disk_are_shown(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More calls than may wait while there is no room: once there is some, `doctor` and `status` say how many are lost."""
+    path = tmp_path / "s.db"
+    monkeypatch.setattr(worker, "Feed", lambda sink, *, capacity, **how: Feed(sink, capacity=min(capacity, 50), **how))
+    rig = Rig(url, path)
+    try:
+        assert tierwise.force_flush(10)
+        assert "losses" not in _findings_of_doctor(path)
+        with _limit_on_files(tmp_path):
+            rig.call(600)
+            assert not tierwise.force_flush(0.5)
+        assert tierwise.force_flush(10)
+        lost = rig.calls - _stored(path)
+        assert lost > 0
+        assert rig.internal("dropped") == lost
+    finally:
+        rig.close()
+    assert _findings_of_doctor(path)["losses"].startswith(f"{lost:,} calls were made but not stored")
+    told = f"note: {lost:,} calls were made but not stored, so they are in none of these figures; `tierwise doctor`"
+    assert told in command_line("status", "--store", str(path)).stderr
+
+
+def _findings_of_doctor(path: Path) -> dict[str, str]:
+    document = json.loads(command_line("doctor", "--json", "--store", str(path)).stdout)
+    return {point["about"]: point["text"] for point in document["points"] if point["level"] == "finding"}
 
 
 @pytest.mark.parametrize("full", FULL)

@@ -283,6 +283,11 @@ class SqliteStore:
         """The number of call rows."""
         return int(next(self._rows("SELECT count(*) FROM calls", ()))[0])
 
+    def dropped_count(self) -> int:
+        """The number of calls that were made and not stored; `health` has it too, and reads all of the file."""
+        stored = next(self._rows("SELECT value FROM counters WHERE name = 'dropped'", ()), (0,))
+        return self._dropped + int(stored[0])
+
     def tasks(self) -> list[str]:
         """The tasks that have evidence, by name."""
         with self._used() as connection:

@@ -56,10 +56,11 @@ def command(since: int | None, as_json: bool, config: str | None, store: str | N
     """
     settings = read_settings(config, store)
     with open_store(settings) as opened:
-        probes = probe_tasks(opened)
+        probes, lost = probe_tasks(opened), opened.dropped_count()
     made, _ = make_plan(settings, since=since, tasks=None)
     seen, _ = make_plan(settings, since=since, tasks=None, open_hour=True)
     items = [item for item in made.recommendations if item.task not in probes]
+    notes = (*made.notes, *_losses(lost))
     reports = {item.task: report_of(item, item.current) for item in seen.recommendations}
     if as_json:
         emit_json(
@@ -68,7 +69,7 @@ def command(since: int | None, as_json: bool, config: str | None, store: str | N
                 "store": settings.store_path,
                 "tasks": [_line(item, reports.get(item.task)) for item in items],
                 "coverage": made.coverage.to_json(),
-                "notes": list(made.notes),
+                "notes": list(notes),
             }
         )
         return
@@ -91,8 +92,15 @@ def command(since: int | None, as_json: bool, config: str | None, store: str | N
         say(
             "no task has a name yet; name the work with `with tierwise.task(...)`, `tierwise calls` lists what there is"
         )
-    for note in made.notes:
+    for note in notes:
         err().print(f"note: {clean(note)}", style="yellow", soft_wrap=True)
+
+
+def _losses(lost: int) -> tuple[str, ...]:
+    if not lost:
+        return ()
+    made = "call was made but not stored, so it is" if lost == 1 else "calls were made but not stored, so they are"
+    return (f"{count(lost)} {made} in none of these figures; `tierwise doctor` says what to do",)
 
 
 def _line(item: Recommendation, report: CandidateReport | None) -> dict[str, object]:
