@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ from tierwise.evidence import SqliteStore
 from tierwise.instrument.checks import checks_for
 from tierwise.surfaces.cli.group import cli
 from tierwise.surfaces.demo.gateway import Gateway
+from tierwise.testing import chat_body
 
 MODELS = "gemini-3.5-flash,claude-sonnet-4-5"
 TASKS = ["summary", "reasoning", "bug-fix", "token-cost", "strict-json"]
@@ -109,6 +114,47 @@ def test_session_and_store_are_narrated_apart_from_the_data(gateway: Gateway) ->
     assert "calls.db as session bench-" in result.stderr
     assert "see `tierwise plan --store calls.db`" in result.stderr
     assert "--allow-code" in result.stderr
+
+
+@contextmanager
+def breaking_server() -> Iterator[str]:
+    """Every second answer is JSON that is cut in the middle."""
+    asked = itertools.count()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            data = json.dumps(chat_body("ok", model=body["model"])).encode()
+            data = data[:40] if next(asked) % 2 else data
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Silent."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_answers_that_are_no_json_do_not_stop_a_session() -> None:
+    """A body that the client cannot read is a failed call like any other: the session goes on, and says so."""
+    with breaking_server() as url:
+        result = bench("--models", "m1", "--base-url", url, "--runs", "2", "--task", "summary", "--no-probe", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["models"]["m1"]["outcomes"]["error"] == 1
+    assert "m1: some calls failed, the last with JSONDecodeError" in result.stderr
+    with SqliteStore.open("calls.db", read_only=True) as store:
+        assert store.call_count() == 2
 
 
 def test_code_checks_run_when_allowed(gateway: Gateway) -> None:

@@ -130,7 +130,7 @@ class Bench:
                 self._client.chat.completions.create(
                     **request_of(task, model, number, max_tokens=max_tokens, temperature=self._options.temperature)
                 )
-            except OpenAIError as error:
+            except (OpenAIError, ValueError) as error:  # ValueError: the client cannot read the answer
                 self.failures[model] = error
 
 
