@@ -61,6 +61,7 @@ def main() -> None:
                 figures[name] = {
                     "seconds": round(wall, 2), "own_cpu_seconds": round(process, 2), "tasks": tasks, "rows": buckets, **used
                 }  # fmt: skip
+                print(f"{name}: read in {wall:.2f} s, {process:.2f} s of it CPU here", file=sys.stderr)
     figures["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     print(json.dumps(figures, indent=2))
 
